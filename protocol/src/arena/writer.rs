@@ -1,0 +1,145 @@
+//! Storing keys and values.
+
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
+use zerocopy::FromBytes;
+
+use crate::arena::layout::{Layout, SLAB_TOKENS};
+use crate::arena::segment::Mapping;
+use crate::geometry::KvDtype;
+
+/// The worker's way into the KV region.
+#[derive(Debug)]
+pub struct KvWriter {
+    mapping: Mapping,
+    layout: Layout,
+}
+
+impl KvWriter {
+    pub(crate) const fn new(mapping: Mapping, layout: Layout) -> Self {
+        Self { mapping, layout }
+    }
+
+    /// Stores key and value (each [head_dim], rounded to the arena's element type) of the token at `position` of a
+    /// sequence that holds `slabs`.
+    ///
+    /// The token must not have been published yet: readers rely on published tokens never changing.
+    ///
+    /// # Panics
+    /// If an argument lies beyond the arena.
+    pub fn write(
+        &mut self,
+        slabs: &[u32],
+        layer: usize,
+        kv_head: usize,
+        position: usize,
+        key: &[f32],
+        value: &[f32],
+    ) {
+        let geometry = *self.layout.geometry();
+        let head_dim = geometry.head_dim as usize;
+        let block_tokens = geometry.block_tokens as usize;
+        assert!(layer < geometry.layers as usize && kv_head < geometry.kv_heads as usize);
+        assert!(key.len() == head_dim && value.len() == head_dim);
+        let slab = slabs[position / SLAB_TOKENS];
+        assert!(slab < self.layout.slabs(), "slab {slab} of {}", self.layout.slabs());
+        let block = position % SLAB_TOKENS / block_tokens;
+        let block_offset = slab as usize * self.layout.slab_bytes()
+            + self.layout.extent_offset(layer, kv_head)
+            + block * geometry.block_bytes();
+        let row_bytes = head_dim * KvDtype::BYTES;
+        let key_offset = block_offset + position % block_tokens * row_bytes;
+        let value_offset = key_offset + block_tokens * row_bytes;
+        store(self.row(key_offset, row_bytes), key, geometry.dtype);
+        store(self.row(value_offset, row_bytes), value, geometry.dtype);
+    }
+
+    fn row(&mut self, offset: usize, bytes: usize) -> &mut [u8] {
+        let start = self.mapping.range(offset, bytes);
+        // SAFETY: the range lies inside the mapping. The borrow of `self` makes this the only writer in this process;
+        // other processes do not read a token before it is published, and never write.
+        unsafe { std::slice::from_raw_parts_mut(start.as_ptr(), bytes) }
+    }
+}
+
+fn store(target: &mut [u8], source: &[f32], dtype: KvDtype) {
+    const ALIGNED: &str = "rows start at multiples of 32 bytes";
+    match dtype {
+        KvDtype::F16 => {
+            <[f16]>::mut_from_bytes(target).expect(ALIGNED).convert_from_f32_slice(source)
+        }
+        KvDtype::Bf16 => {
+            <[bf16]>::mut_from_bytes(target).expect(ALIGNED).convert_from_f32_slice(source)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::arena::{Arena, ArenaConfig, TableOwner};
+    use crate::geometry::{Geometry, KvDtype};
+
+    fn arena(dtype: KvDtype) -> Arena {
+        let geometry =
+            Geometry { layers: 2, heads: 4, kv_heads: 2, head_dim: 32, block_tokens: 16, dtype };
+        let config = ArenaConfig { geometry, capacity_tokens: 3000, max_selected_blocks: 8 };
+        Arena::create(config).unwrap()
+    }
+
+    /// Values that both element types hold exactly, different for every token and head.
+    fn number(token: usize, layer: usize, head: usize) -> f32 {
+        (token % 128) as f32 + (layer * 2 + head) as f32 * 256.0
+    }
+
+    #[test]
+    fn what_is_written_is_read_back_across_slabs_and_blocks() {
+        for dtype in [KvDtype::F16, KvDtype::Bf16] {
+            let arena = arena(dtype);
+            // A second sequence first, so that the slabs of the first do not follow each other.
+            let owner = TableOwner::new(arena.tables(), 1);
+            owner.open(0).unwrap();
+            owner.open(1).unwrap();
+            owner.reserve(0, 1, |slab| populate(&arena, slab)).unwrap();
+            owner.reserve(1, 1, |slab| populate(&arena, slab)).unwrap();
+            owner.reserve(0, 1100, |slab| populate(&arena, slab)).unwrap();
+            let mut slabs = Vec::new();
+            arena.tables().read_slabs(0, &mut slabs).unwrap();
+            assert_eq!(slabs, [0, 2]);
+            let mut writer = arena.writer().unwrap();
+            for token in 0..1100 {
+                for layer in 0..2 {
+                    for head in 0..2 {
+                        let number = number(token, layer, head);
+                        let (key, value) = ([number; 32], [-number; 32]);
+                        writer.write(&slabs, layer, head, token, &key, &value);
+                    }
+                }
+            }
+            let bits = |number: f32| match dtype {
+                KvDtype::F16 => half::f16::from_f32(number).to_bits(),
+                KvDtype::Bf16 => half::bf16::from_f32(number).to_bits(),
+            };
+            for layer in 0..2 {
+                for head in 0..2 {
+                    let view = arena.head(&slabs, layer, head, 1100);
+                    assert_eq!(view.blocks(), 69);
+                    assert_eq!(view.keys(68).len(), 12 * 32);
+                    for token in [0, 15, 16, 1023, 1024, 1099] {
+                        let expected = bits(number(token, layer, head));
+                        assert_eq!(view.key(token), [expected; 32]);
+                        let row = token % 16 * 32;
+                        assert_eq!(view.keys(token / 16)[row], expected);
+                        let expected = bits(-number(token, layer, head));
+                        assert_eq!(view.value(token), [expected; 32]);
+                        assert_eq!(view.values(token / 16)[row + 31], expected);
+                    }
+                }
+            }
+        }
+    }
+
+    fn populate(arena: &Arena, slab: u32) -> Result<(), crate::arena::TableError> {
+        arena.populate_slab(slab).unwrap();
+        Ok(())
+    }
+}

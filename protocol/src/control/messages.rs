@@ -1,0 +1,148 @@
+//! What launcher and children say to each other.
+//!
+//! The parameters of sampling and of the index belong to the worker and the indexer; they pass through here unread, as
+//! type parameters.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::records::AttentionPolicy;
+
+/// From the launcher to the worker. `Sampling` is the worker's sampling parameters.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum ToWorker<Sampling> {
+    /// The first message: load the model.
+    Start {
+        /// The model's GGUF file.
+        model: PathBuf,
+        /// Threads for prefill, while the indexer's core has nothing else to do.
+        prefill_threads: u32,
+        /// Threads for decode.
+        decode_threads: u32,
+        /// CPUs that decode threads may use.
+        decode_cpus: Vec<u32>,
+        /// Layers, from the first, that attend to every key.
+        dense_layers: u32,
+        /// Name of the telemetry page.
+        telemetry: String,
+    },
+    /// Read a prompt and decode.
+    Generate(Generate<Sampling>),
+    /// Stop decoding at the next token.
+    Cancel,
+    /// End.
+    Shutdown,
+}
+
+/// One generation.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Generate<Sampling> {
+    /// The prompt.
+    pub prompt: Vec<u32>,
+    /// Decode at most this many tokens.
+    pub max_tokens: u32,
+    /// Tokens that end the text.
+    pub stop: Vec<u32>,
+    /// Which keys to attend to.
+    pub policy: AttentionPolicy,
+    /// Keys that each KV head selects, besides sink and window.
+    pub top_k: u32,
+    /// How tokens are chosen.
+    pub sampling: Sampling,
+}
+
+/// From the worker to the launcher.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum FromWorker {
+    /// The model is loaded.
+    Ready,
+    /// Prompt tokens read so far.
+    Prefilled {
+        /// So many.
+        done: u64,
+        /// Of so many.
+        total: u64,
+    },
+    /// The next token of the text.
+    Token(u32),
+    /// The generation has ended.
+    Finished(Generated),
+    /// The request or the worker failed; an error that ends the process is followed by its end.
+    Failed(Failure),
+}
+
+/// How a generation went.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Generated {
+    /// Why it ended.
+    pub stop_reason: StopReason,
+    /// Seconds from the request to the end of prefill.
+    pub prefill_s: f64,
+    /// Seconds from the request to the first token.
+    pub first_token_s: f64,
+    /// Seconds of all decode steps.
+    pub decode_s: f64,
+    /// Decode steps.
+    pub decode_steps: u64,
+}
+
+/// Why a generation ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StopReason {
+    /// The model ended the text.
+    EndOfText,
+    /// As many tokens as were asked for.
+    MaxTokens,
+    /// The context is full.
+    ContextFull,
+    /// The user stopped it.
+    Cancelled,
+}
+
+/// From the launcher to the indexer. `Parameters` are the index's own.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum ToIndexer<Parameters> {
+    /// The first message: take a core and serve.
+    Start {
+        /// The core to run on.
+        core: u32,
+        /// This indexer's turn as the owner of the block tables.
+        epoch: u32,
+        /// Blocks per (layer, KV head) that the worker's cache holds.
+        cache_blocks: u32,
+        /// Parameters of the index.
+        parameters: Parameters,
+        /// Name of the telemetry page.
+        telemetry: String,
+    },
+    /// End.
+    Shutdown,
+}
+
+/// From the indexer to the launcher.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum FromIndexer {
+    /// The indexer serves.
+    Ready {
+        /// The cores that it may run on, as the system states them.
+        cores: Vec<u32>,
+        /// Name of the kernels in use.
+        kernels: String,
+    },
+    /// The indexer failed and ends.
+    Failed(Failure),
+}
+
+/// An error that crosses a process boundary.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    /// What kind, in snake_case.
+    pub kind: String,
+    /// What happened.
+    pub message: String,
+    /// The way out; may be empty.
+    pub hint: String,
+}

@@ -1,0 +1,478 @@
+//! What travels through the rings: requests from the worker, replies from the indexer.
+//!
+//! A record is a header of fixed layout and a payload of `f32` or [`SelectedBlock`] values. Decoding copies the header
+//! and checks the payload's size against it; whether sequences, layers and blocks exist is for the receiver to check.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::geometry::Geometry;
+
+/// Which keys a sequence attends to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AttentionPolicy {
+    /// Every key.
+    Full,
+    /// The top-k keys, found by scanning every key.
+    Exact,
+    /// The top-k keys among the candidates that LFPS predicts.
+    Lfps,
+}
+
+impl AttentionPolicy {
+    const fn code(self) -> u32 {
+        match self {
+            Self::Full => 0,
+            Self::Exact => 1,
+            Self::Lfps => 2,
+        }
+    }
+
+    const fn from_code(code: u32) -> Option<Self> {
+        match code {
+            0 => Some(Self::Full),
+            1 => Some(Self::Exact),
+            2 => Some(Self::Lfps),
+            _ => None,
+        }
+    }
+}
+
+impl std::fmt::Display for AttentionPolicy {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(match self {
+            Self::Full => "full",
+            Self::Exact => "exact",
+            Self::Lfps => "lfps",
+        })
+    }
+}
+
+/// A record that does not follow the protocol.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RecordError {
+    /// Shorter than its header, or of another length than its header implies.
+    #[error("a record of {length} bytes does not hold what its header says")]
+    Length {
+        /// Bytes received.
+        length: usize,
+    },
+    /// The kind is unknown.
+    #[error("a record of unknown kind {0}")]
+    Kind(u32),
+    /// A field has no meaning.
+    #[error("a record's {field} is {value}")]
+    Field {
+        /// Name of the field.
+        field: &'static str,
+        /// What it holds.
+        value: u64,
+    },
+}
+
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct Header {
+    kind: u32,
+    sequence: u32,
+    layer: u32,
+    /// Meaning depends on the kind.
+    detail: u32,
+    position: u64,
+    tokens: u64,
+}
+
+/// Part of the arena's fingerprint: changes when a record's layout does.
+pub(crate) const FINGERPRINT: u64 =
+    1 << 32 | (size_of::<Header>() as u64) << 16 | size_of::<SelectedBlock>() as u64;
+
+/// Bytes of the longest request: a header and one query of every head.
+pub(crate) const fn query_bytes(geometry: &Geometry) -> usize {
+    size_of::<Header>() + geometry.heads as usize * geometry.head_dim as usize * size_of::<f32>()
+}
+
+/// Bytes of the longest reply: a header, a count per KV head, and the blocks of each.
+pub(crate) fn selection_bytes(geometry: &Geometry, max_blocks: u32) -> Option<usize> {
+    let per_head = (max_blocks as usize).checked_mul(size_of::<SelectedBlock>())?;
+    let heads = geometry.kv_heads as usize;
+    heads.checked_mul(per_head.checked_add(size_of::<u32>())?)?.checked_add(size_of::<Header>() + 8)
+}
+
+/// What the worker asks of the indexer.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Request<'a> {
+    /// Start a sequence. Answered by [`Reply::Done`] or [`Reply::Refused`].
+    Open {
+        /// The sequence.
+        sequence: u32,
+        /// What it attends to.
+        policy: AttentionPolicy,
+        /// Keys that each KV head selects, besides sink and window.
+        top_k: u32,
+    },
+    /// Make room for `tokens` tokens in all. Answered like [`Request::Open`].
+    Reserve {
+        /// The sequence.
+        sequence: u32,
+        /// Tokens that it must be able to hold.
+        tokens: u64,
+    },
+    /// End a sequence and free its blocks. Answered like [`Request::Open`].
+    Close {
+        /// The sequence.
+        sequence: u32,
+    },
+    /// Keys and values of prompt tokens are in the arena, for one layer. Not answered.
+    Appended {
+        /// The sequence.
+        sequence: u32,
+        /// The layer.
+        layer: u32,
+        /// Position of the first of them.
+        position: u64,
+        /// How many.
+        tokens: u64,
+    },
+    /// The query of one of the last prompt tokens, to learn from. Not answered.
+    Seed {
+        /// The sequence.
+        sequence: u32,
+        /// The layer.
+        layer: u32,
+        /// Position of the token.
+        position: u64,
+        /// Its queries after RoPE: [heads, head_dim].
+        query: &'a [f32],
+    },
+    /// A decode step's query; the token's key and value are in the arena. Answered by [`Reply::Selection`].
+    Select {
+        /// The sequence.
+        sequence: u32,
+        /// The layer.
+        layer: u32,
+        /// Position of the token.
+        position: u64,
+        /// Its queries after RoPE: [heads, head_dim].
+        query: &'a [f32],
+    },
+}
+
+const OPEN: u32 = 1;
+const RESERVE: u32 = 2;
+const CLOSE: u32 = 3;
+const APPENDED: u32 = 4;
+const SEED: u32 = 5;
+const SELECT: u32 = 6;
+
+impl<'a> Request<'a> {
+    /// Encodes the record as a header and a payload, and hands both to `send`.
+    pub fn encode<R>(&self, send: impl FnOnce(&[&[u8]]) -> R) -> R {
+        let empty: &[f32] = &[];
+        let (header, payload) = match *self {
+            Self::Open { sequence, policy, top_k } => {
+                (header(OPEN, sequence, policy.code(), top_k, 0, 0), empty)
+            }
+            Self::Reserve { sequence, tokens } => {
+                (header(RESERVE, sequence, 0, 0, 0, tokens), empty)
+            }
+            Self::Close { sequence } => (header(CLOSE, sequence, 0, 0, 0, 0), empty),
+            Self::Appended { sequence, layer, position, tokens } => {
+                (header(APPENDED, sequence, layer, 0, position, tokens), empty)
+            }
+            Self::Seed { sequence, layer, position, query } => {
+                (header(SEED, sequence, layer, 0, position, 1), query)
+            }
+            Self::Select { sequence, layer, position, query } => {
+                (header(SELECT, sequence, layer, 0, position, 1), query)
+            }
+        };
+        send(&[header.as_bytes(), payload.as_bytes()])
+    }
+
+    /// Decodes a record that was copied out of a ring. `query_elements` is heads × head_dim.
+    ///
+    /// # Errors
+    /// [`RecordError`].
+    pub fn decode(record: &'a [u8], query_elements: usize) -> Result<Self, RecordError> {
+        let length = record.len();
+        let bad_length = RecordError::Length { length };
+        let (header, payload) = Header::read_from_prefix(record).map_err(|_| bad_length.clone())?;
+        let query = <[f32]>::ref_from_bytes(payload).map_err(|_| bad_length.clone())?;
+        let expected = if matches!(header.kind, SEED | SELECT) { query_elements } else { 0 };
+        if query.len() != expected {
+            return Err(bad_length);
+        }
+        let Header { kind, sequence, layer, detail, position, tokens } = header;
+        Ok(match kind {
+            OPEN => {
+                let field = RecordError::Field { field: "attention policy", value: layer.into() };
+                let policy = AttentionPolicy::from_code(layer).ok_or(field)?;
+                Self::Open { sequence, policy, top_k: detail }
+            }
+            RESERVE => Self::Reserve { sequence, tokens },
+            CLOSE => Self::Close { sequence },
+            APPENDED => Self::Appended { sequence, layer, position, tokens },
+            SEED => Self::Seed { sequence, layer, position, query },
+            SELECT => Self::Select { sequence, layer, position, query },
+            kind => return Err(RecordError::Kind(kind)),
+        })
+    }
+}
+
+/// One block of a selection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct SelectedBlock {
+    /// Number of the block within its head's text.
+    pub block: u32,
+    /// Slot of the worker's block cache, and in the top bit whether the block must travel there first.
+    slot: u32,
+}
+
+impl SelectedBlock {
+    const MISS: u32 = 1 << 31;
+
+    /// A block that lies, or must be put, in `slot`.
+    ///
+    /// # Panics
+    /// If `slot` is 2³¹ or more.
+    #[must_use]
+    pub const fn new(block: u32, slot: u32, miss: bool) -> Self {
+        assert!(slot < Self::MISS);
+        Self { block, slot: if miss { slot | Self::MISS } else { slot } }
+    }
+
+    /// Slot of the worker's block cache.
+    #[must_use]
+    pub const fn slot(self) -> u32 {
+        self.slot & !Self::MISS
+    }
+
+    /// Whether the block must travel.
+    #[must_use]
+    pub const fn is_miss(self) -> bool {
+        self.slot & Self::MISS != 0
+    }
+}
+
+/// What the indexer answers.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Reply<'a> {
+    /// The request was carried out.
+    Done,
+    /// The request could not be carried out.
+    Refused(Refusal),
+    /// The blocks to attend to, for one layer of one step.
+    Selection {
+        /// The sequence.
+        sequence: u32,
+        /// The layer.
+        layer: u32,
+        /// Position of the token whose query was asked.
+        position: u64,
+        /// Blocks of each KV head, ascending.
+        heads: SelectedHeads<'a>,
+    },
+}
+
+/// Why a request was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The arena holds no more tokens.
+    #[error("the KV cache is full: {available} tokens fit, {asked} were asked for")]
+    ArenaFull {
+        /// Tokens asked for.
+        asked: u64,
+        /// Tokens that fit.
+        available: u64,
+    },
+    /// The machine has no memory for another slab of the arena.
+    #[error("no memory for more of the KV cache ({bytes} bytes were asked for)")]
+    NoMemory {
+        /// Bytes of the slab.
+        bytes: u64,
+    },
+    /// The request makes no sense, such as a sequence that is not open.
+    #[error("the indexer does not accept this request")]
+    Invalid,
+}
+
+const DONE: u32 = 0x101;
+const REFUSED: u32 = 0x102;
+const SELECTION: u32 = 0x103;
+
+const ARENA_FULL: u32 = 1;
+const NO_MEMORY: u32 = 2;
+const INVALID: u32 = 3;
+
+/// The blocks of each KV head, in one run.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SelectedHeads<'a> {
+    counts: &'a [u32],
+    blocks: &'a [SelectedBlock],
+}
+
+impl<'a> SelectedHeads<'a> {
+    /// `counts[h]` blocks for KV head `h`, one head after the other in `blocks`; `None` if the counts do not add up.
+    #[must_use]
+    pub fn new(counts: &'a [u32], blocks: &'a [SelectedBlock]) -> Option<Self> {
+        let total = counts.iter().map(|&count| u64::from(count)).sum::<u64>();
+        (total == blocks.len() as u64).then_some(Self { counts, blocks })
+    }
+
+    /// The blocks, one slice per KV head.
+    pub fn iter(&self) -> impl Iterator<Item = &'a [SelectedBlock]> + use<'a> {
+        let mut rest = self.blocks;
+        self.counts.iter().map(move |&count| {
+            let (head, tail) = rest.split_at(count as usize);
+            rest = tail;
+            head
+        })
+    }
+}
+
+impl<'a> Reply<'a> {
+    /// Encodes the record and hands its parts to `send`.
+    pub fn encode<R>(&self, send: impl FnOnce(&[&[u8]]) -> R) -> R {
+        match *self {
+            Self::Done => send(&[header(DONE, 0, 0, 0, 0, 0).as_bytes()]),
+            Self::Refused(refusal) => {
+                let (code, first, second) = match refusal {
+                    Refusal::ArenaFull { asked, available } => (ARENA_FULL, asked, available),
+                    Refusal::NoMemory { bytes } => (NO_MEMORY, bytes, 0),
+                    Refusal::Invalid => (INVALID, 0, 0),
+                };
+                send(&[header(REFUSED, 0, 0, code, first, second).as_bytes()])
+            }
+            Self::Selection { sequence, layer, position, heads } => {
+                let count =
+                    u32::try_from(heads.counts.len()).expect("KV heads number at most 1024");
+                let header = header(SELECTION, sequence, layer, count, position, 0);
+                // Keeps the blocks behind an odd number of counts aligned to their fields, which are 4 bytes wide.
+                send(&[header.as_bytes(), heads.counts.as_bytes(), heads.blocks.as_bytes()])
+            }
+        }
+    }
+
+    /// Decodes a record that was copied out of a ring.
+    ///
+    /// # Errors
+    /// [`RecordError`].
+    pub fn decode(record: &'a [u8], kv_heads: usize) -> Result<Self, RecordError> {
+        let length = record.len();
+        let bad_length = || RecordError::Length { length };
+        let (header, payload) = Header::read_from_prefix(record).map_err(|_| bad_length())?;
+        let Header { kind, sequence, layer, detail, position, tokens } = header;
+        match kind {
+            DONE => Ok(Self::Done),
+            REFUSED => Ok(Self::Refused(match detail {
+                ARENA_FULL => Refusal::ArenaFull { asked: position, available: tokens },
+                NO_MEMORY => Refusal::NoMemory { bytes: position },
+                INVALID => Refusal::Invalid,
+                code => {
+                    return Err(RecordError::Field { field: "refusal", value: code.into() });
+                }
+            })),
+            SELECTION => {
+                if detail as usize != kv_heads {
+                    return Err(RecordError::Field { field: "KV heads", value: detail.into() });
+                }
+                let (counts, rest) = <[u32]>::ref_from_prefix_with_elems(payload, kv_heads)
+                    .map_err(|_| bad_length())?;
+                let blocks = <[SelectedBlock]>::ref_from_bytes(rest).map_err(|_| bad_length())?;
+                let heads = SelectedHeads::new(counts, blocks).ok_or_else(bad_length)?;
+                Ok(Self::Selection { sequence, layer, position, heads })
+            }
+            kind => Err(RecordError::Kind(kind)),
+        }
+    }
+}
+
+const fn header(
+    kind: u32,
+    sequence: u32,
+    layer: u32,
+    detail: u32,
+    position: u64,
+    tokens: u64,
+) -> Header {
+    Header { kind, sequence, layer, detail, position, tokens }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Copies a record into memory that is aligned like a ring's receive buffer.
+    fn with_copy<R>(parts: &[&[u8]], check: impl FnOnce(&[u8]) -> R) -> R {
+        let bytes = parts.concat();
+        let mut buffer = vec![0_u64; bytes.len().div_ceil(8)];
+        buffer.as_mut_bytes()[..bytes.len()].copy_from_slice(&bytes);
+        check(&buffer.as_bytes()[..bytes.len()])
+    }
+
+    #[test]
+    fn requests_come_back_as_they_were_sent() {
+        let query = [1.0, -2.5, 3.25, 0.0];
+        let requests = [
+            Request::Open { sequence: 3, policy: AttentionPolicy::Lfps, top_k: 256 },
+            Request::Reserve { sequence: 3, tokens: 1 << 40 },
+            Request::Close { sequence: 3 },
+            Request::Appended { sequence: 3, layer: 29, position: 512, tokens: 256 },
+            Request::Seed { sequence: 3, layer: 1, position: 7, query: &query },
+            Request::Select { sequence: 3, layer: 1, position: 8, query: &query },
+        ];
+        for request in requests {
+            request.encode(|parts| {
+                with_copy(parts, |record| assert_eq!(Request::decode(record, 4), Ok(request)));
+            });
+        }
+    }
+
+    #[test]
+    fn replies_come_back_as_they_were_sent() {
+        let blocks = [
+            SelectedBlock::new(0, 5, false),
+            SelectedBlock::new(9, 6, true),
+            SelectedBlock::new(0, 0, true),
+        ];
+        let heads = SelectedHeads::new(&[2, 0, 1], &blocks).unwrap();
+        let refusal = Refusal::ArenaFull { asked: 9, available: 8 };
+        let replies = [
+            Reply::Done,
+            Reply::Refused(refusal),
+            Reply::Selection { sequence: 1, layer: 2, position: 3, heads },
+        ];
+        for reply in replies {
+            reply.encode(|parts| {
+                with_copy(parts, |record| assert_eq!(Reply::decode(record, 3), Ok(reply)));
+            });
+        }
+        let per_head: Vec<_> = heads.iter().map(<[_]>::len).collect();
+        assert_eq!(per_head, [2, 0, 1]);
+        assert!(blocks[1].is_miss() && blocks[1].slot() == 6);
+    }
+
+    #[test]
+    fn counts_that_do_not_add_up_are_refused() {
+        let block = SelectedBlock::new(0, 0, false);
+        assert!(SelectedHeads::new(&[1, 1], &[block]).is_none());
+        assert!(SelectedHeads::new(&[u32::MAX, u32::MAX], &[block]).is_none());
+    }
+
+    proptest! {
+        /// Bytes from a hostile peer decode to a record or an error, never to a panic.
+        #[test]
+        fn any_bytes_decode_or_fail(bytes in prop::collection::vec(any::<u8>(), 0..128), kind in 0..8_u32) {
+            with_copy(&[&kind.to_le_bytes(), &bytes], |record| {
+                let _ = Request::decode(record, 4);
+                let _ = Reply::decode(record, 3);
+            });
+            with_copy(&[&(kind + 0x100).to_le_bytes(), &bytes], |record| {
+                let _ = Reply::decode(record, 3);
+            });
+        }
+    }
+}
