@@ -304,7 +304,7 @@ mod tests {
 
     #[test]
     fn a_file_that_is_no_arena_is_refused() {
-        let empty = Segment::create(64).unwrap();
+        let empty = Segment::create(16).unwrap();
         let joined = Arena::attach(empty.as_fd().try_clone_to_owned().unwrap());
         assert!(matches!(joined, Err(ArenaError::Mismatch { field: "size", .. })));
         let zeros = Segment::create(8192).unwrap();
