@@ -1,0 +1,3 @@
+//! The devices that attention runs on.
+
+pub mod cpu;
