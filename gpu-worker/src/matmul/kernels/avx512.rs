@@ -1,0 +1,271 @@
+//! AVX-512 with VNNI: one 512-bit vector is a group of 4 columns of all 16 rows, `vpdpbusd` multiplies it with 4
+//! activations, and lane `r` is row `r` from beginning to end.
+
+use std::arch::x86_64::*;
+
+use super::{Isa, quantize};
+use crate::matmul::activations::{Block32, Block256};
+use crate::matmul::format::{Nested, Simple};
+use crate::matmul::layout::{ROWS, SCALE_BYTES};
+
+/// A processor with AVX-512 F, BW, VL and VNNI, and F16C.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::matmul) struct Avx512(());
+
+impl Avx512 {
+    pub(super) fn detect() -> Option<Self> {
+        (is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512vnni")
+            && is_x86_feature_detected!("f16c"))
+        .then_some(Self(()))
+    }
+
+    pub(super) fn quantize_32(self, x: &[[f32; 32]], blocks: &mut [Block32]) {
+        // SAFETY: a value of `Avx512` proves the features.
+        unsafe { quantize_32(x, blocks) }
+    }
+
+    pub(super) fn quantize_256(self, x: &[[f32; 256]], blocks: &mut [Block256]) {
+        // SAFETY: a value of `Avx512` proves the features.
+        unsafe { quantize_256(x, blocks) }
+    }
+}
+
+impl Isa for Avx512 {
+    const BATCH: usize = 8;
+
+    #[inline]
+    fn simple<F: Simple, const M: usize>(
+        self,
+        panel: &[u8],
+        rows: [&[Block32]; M],
+    ) -> [[f32; ROWS]; M] {
+        // SAFETY: a value of `Avx512` proves the features.
+        unsafe { simple::<F, M>(panel, rows) }
+    }
+
+    #[inline]
+    fn nested<F: Nested, const M: usize>(
+        self,
+        panel: &[u8],
+        rows: [&[Block256]; M],
+    ) -> [[f32; ROWS]; M] {
+        // SAFETY: a value of `Avx512` proves the features.
+        unsafe { nested::<F, M>(panel, rows) }
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
+fn quantize_32(x: &[[f32; 32]], blocks: &mut [Block32]) {
+    quantize::blocks_32(x, blocks);
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
+fn quantize_256(x: &[[f32; 256]], blocks: &mut [Block256]) {
+    quantize::blocks_256(x, blocks);
+}
+
+/// The 64 bytes at `at`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
+fn load(bytes: &[u8], at: usize) -> __m512i {
+    let bytes = &bytes[at..at + 64];
+    // SAFETY: `bytes` has 64 bytes.
+    unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) }
+}
+
+/// The 32 bytes at `at`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
+fn load_half(bytes: &[u8], at: usize) -> __m256i {
+    let bytes = &bytes[at..at + 32];
+    // SAFETY: `bytes` has 32 bytes.
+    unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) }
+}
+
+/// The 16-bit floats of 16 rows at `at`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
+fn load_scales(bytes: &[u8], at: usize) -> __m512 {
+    _mm512_cvtph_ps(load_half(bytes, at))
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
+fn store(sums: __m512) -> [f32; ROWS] {
+    let mut out = [0.0; ROWS];
+    // SAFETY: `out` has room for 16 floats.
+    unsafe { _mm512_storeu_ps(out.as_mut_ptr(), sums) };
+    out
+}
+
+/// The 8 groups of a unit of `BITS`-bit codes.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
+fn unpack<const BITS: usize>(unit: &[u8]) -> [__m512i; 8] {
+    if BITS == 8 {
+        return [0, 1, 2, 3, 4, 5, 6, 7].map(|plane| load(unit, 64 * plane));
+    }
+    let low = _mm512_set1_epi8(0x0f);
+    let planes = [0, 1, 2, 3].map(|plane| load(unit, 64 * plane));
+    let lower = planes.map(|plane| _mm512_and_si512(plane, low));
+    let upper = planes.map(|plane| _mm512_and_si512(_mm512_srli_epi16::<4>(plane), low));
+    let [a, b, c, d] = lower;
+    let [e, f, g, h] = upper;
+    let nibbles = [a, b, c, d, e, f, g, h];
+    // Bits shifted into a neighbouring byte fall outside of `mask`.
+    const SELECT_OR: i32 = 0xea;
+    match BITS {
+        5 => {
+            let fifth = load(unit, 256);
+            let mask = _mm512_set1_epi8(0x10);
+            let shifted = [
+                _mm512_slli_epi16::<4>(fifth),
+                _mm512_slli_epi16::<3>(fifth),
+                _mm512_slli_epi16::<2>(fifth),
+                _mm512_slli_epi16::<1>(fifth),
+                fifth,
+                _mm512_srli_epi16::<1>(fifth),
+                _mm512_srli_epi16::<2>(fifth),
+                _mm512_srli_epi16::<3>(fifth),
+            ];
+            std::array::from_fn(|g| {
+                _mm512_ternarylogic_epi32::<SELECT_OR>(shifted[g], mask, nibbles[g])
+            })
+        }
+        6 => {
+            let mask = _mm512_set1_epi8(0x30);
+            let (p, q) = (load(unit, 256), load(unit, 320));
+            let shifted = [
+                _mm512_slli_epi16::<4>(p),
+                _mm512_slli_epi16::<2>(p),
+                p,
+                _mm512_srli_epi16::<2>(p),
+                _mm512_slli_epi16::<4>(q),
+                _mm512_slli_epi16::<2>(q),
+                q,
+                _mm512_srli_epi16::<2>(q),
+            ];
+            std::array::from_fn(|g| {
+                _mm512_ternarylogic_epi32::<SELECT_OR>(shifted[g], mask, nibbles[g])
+            })
+        }
+        _ => nibbles,
+    }
+}
+
+/// `sums` plus the products of groups with words of 4 activations.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
+fn dot<const N: usize>(mut sums: __m512i, groups: [__m512i; N], words: [i32; N]) -> __m512i {
+    for (group, word) in groups.into_iter().zip(words) {
+        sums = _mm512_dpbusd_epi32(sums, group, _mm512_set1_epi32(word));
+    }
+    sums
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
+fn simple<F: Simple, const M: usize>(panel: &[u8], rows: [&[Block32]; M]) -> [[f32; ROWS]; M] {
+    let mut sums = [_mm512_setzero_ps(); M];
+    let bytes = F::CODES + if F::MINIMUM { 2 * SCALE_BYTES } else { SCALE_BYTES };
+    for (index, block) in panel.chunks_exact(bytes).enumerate() {
+        let groups = match F::BITS {
+            4 => unpack::<4>(block),
+            5 => unpack::<5>(block),
+            _ => unpack::<8>(block),
+        };
+        let d = load_scales(block, F::CODES);
+        for (sums, x) in sums.iter_mut().zip(rows) {
+            let x = &x[index];
+            let start = F::OFFSET.map_or(0, |power| x.minus_sum << power);
+            let dots = dot(_mm512_set1_epi32(start), groups, x.words);
+            let scale = _mm512_mul_ps(d, _mm512_set1_ps(x.scale));
+            *sums = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots), scale, *sums);
+            if F::MINIMUM {
+                let minimum = load_scales(block, F::CODES + SCALE_BYTES);
+                *sums = _mm512_fmadd_ps(minimum, _mm512_set1_ps(x.sum), *sums);
+            }
+        }
+    }
+    sums.map(|sums| store(sums))
+}
+
+/// The 8-bit scales (or minima) of the parts `2·pair` and `2·pair + 1` of 16 rows, side by side as 16-bit numbers.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
+fn load_pair(bytes: &[u8], at: usize, pair: usize) -> __m512i {
+    _mm512_cvtepi8_epi16(load_half(bytes, at + 2 * ROWS * pair))
+}
+
+/// `sums` plus scales (or minima) times the sums of activations, over all parts.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
+fn dot_sums<F: Nested>(block: &[u8], at: usize, x: &Block256) -> __m512i {
+    let mut sums = _mm512_setzero_si512();
+    for pair in 0..128 / F::PART {
+        let word = if F::PART == 16 { x.sums_of_16[pair] } else { x.sums_of_32[pair] };
+        sums = _mm512_dpwssd_epi32(sums, load_pair(block, at, pair), _mm512_set1_epi32(word));
+    }
+    sums
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
+fn nested<F: Nested, const M: usize>(panel: &[u8], rows: [&[Block256]; M]) -> [[f32; ROWS]; M] {
+    let mut sums = [_mm512_setzero_ps(); M];
+    let bytes = F::SCALE + if F::MINIMUM { 2 * SCALE_BYTES } else { SCALE_BYTES };
+    for (index, block) in panel.chunks_exact(bytes).enumerate() {
+        let mut scaled = [_mm512_setzero_si512(); M];
+        for unit in 0..8 {
+            let codes = &block[unit * F::UNIT..];
+            let groups = match F::BITS {
+                4 => unpack::<4>(codes),
+                5 => unpack::<5>(codes),
+                _ => unpack::<6>(codes),
+            };
+            let [a, b, c, d, e, f, g, h] = groups;
+            if F::PART == 16 {
+                let pair = load_pair(block, F::PART_SCALES, unit);
+                let even = _mm512_srai_epi32::<16>(_mm512_slli_epi32::<16>(pair));
+                let odd = _mm512_srai_epi32::<16>(pair);
+                for (scaled, x) in scaled.iter_mut().zip(rows) {
+                    let [i, j, k, l, m, n, o, p] = x[index].words[unit];
+                    let first = dot(_mm512_setzero_si512(), [a, b, c, d], [i, j, k, l]);
+                    let second = dot(_mm512_setzero_si512(), [e, f, g, h], [m, n, o, p]);
+                    let first = _mm512_mullo_epi32(first, even);
+                    let second = _mm512_mullo_epi32(second, odd);
+                    *scaled = _mm512_add_epi32(*scaled, _mm512_add_epi32(first, second));
+                }
+            } else {
+                let pair = load_pair(block, F::PART_SCALES, unit / 2);
+                let pair = if unit % 2 == 0 { _mm512_slli_epi32::<16>(pair) } else { pair };
+                let scale = _mm512_srai_epi32::<16>(pair);
+                for (scaled, x) in scaled.iter_mut().zip(rows) {
+                    let dots = dot(_mm512_setzero_si512(), groups, x[index].words[unit]);
+                    *scaled = _mm512_add_epi32(*scaled, _mm512_mullo_epi32(dots, scale));
+                }
+            }
+        }
+        let d = load_scales(block, F::SCALE);
+        for ((sums, x), mut scaled) in sums.iter_mut().zip(rows).zip(scaled) {
+            let x = &x[index];
+            if let Some(power) = F::OFFSET {
+                let offset = dot_sums::<F>(block, F::PART_SCALES, x);
+                let offset = _mm512_sll_epi32(offset, _mm_cvtsi32_si128(power.cast_signed()));
+                scaled = _mm512_sub_epi32(scaled, offset);
+            }
+            let scale = _mm512_mul_ps(d, _mm512_set1_ps(x.scale));
+            *sums = _mm512_fmadd_ps(_mm512_cvtepi32_ps(scaled), scale, *sums);
+            if F::MINIMUM {
+                let shifts = dot_sums::<F>(block, F::PART_SCALES + F::PART_SCALE_BYTES, x);
+                let dmin = load_scales(block, F::SCALE + SCALE_BYTES);
+                let scale = _mm512_mul_ps(dmin, _mm512_set1_ps(x.scale));
+                *sums = _mm512_fnmadd_ps(_mm512_cvtepi32_ps(shifts), scale, *sums);
+            }
+        }
+    }
+    sums.map(|sums| store(sums))
+}
