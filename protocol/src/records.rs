@@ -133,12 +133,14 @@ pub enum Request<'a> {
         /// How many.
         tokens: u64,
     },
-    /// The query of one of the last prompt tokens, to learn from. Not answered.
+    /// The query of one of the last prompt tokens, to learn from. A layer's seeds follow each other. Not answered.
     Seed {
         /// The sequence.
         sequence: u32,
         /// The layer.
         layer: u32,
+        /// Seeds of this layer that are still to come.
+        remaining: u32,
         /// Position of the token.
         position: u64,
         /// Its queries after RoPE: [heads, head_dim].
@@ -179,8 +181,8 @@ impl<'a> Request<'a> {
             Self::Appended { sequence, layer, position, tokens } => {
                 (header(APPENDED, sequence, layer, 0, position, tokens), empty)
             }
-            Self::Seed { sequence, layer, position, query } => {
-                (header(SEED, sequence, layer, 0, position, 1), query)
+            Self::Seed { sequence, layer, remaining, position, query } => {
+                (header(SEED, sequence, layer, remaining, position, 1), query)
             }
             Self::Select { sequence, layer, position, query } => {
                 (header(SELECT, sequence, layer, 0, position, 1), query)
@@ -212,7 +214,7 @@ impl<'a> Request<'a> {
             RESERVE => Self::Reserve { sequence, tokens },
             CLOSE => Self::Close { sequence },
             APPENDED => Self::Appended { sequence, layer, position, tokens },
-            SEED => Self::Seed { sequence, layer, position, query },
+            SEED => Self::Seed { sequence, layer, remaining: detail, position, query },
             SELECT => Self::Select { sequence, layer, position, query },
             kind => return Err(RecordError::Kind(kind)),
         })
@@ -348,7 +350,6 @@ impl<'a> Reply<'a> {
                 let count =
                     u32::try_from(heads.counts.len()).expect("KV heads number at most 1024");
                 let header = header(SELECTION, sequence, layer, count, position, 0);
-                // Keeps the blocks behind an odd number of counts aligned to their fields, which are 4 bytes wide.
                 send(&[header.as_bytes(), heads.counts.as_bytes(), heads.blocks.as_bytes()])
             }
         }
@@ -421,7 +422,7 @@ mod tests {
             Request::Reserve { sequence: 3, tokens: 1 << 40 },
             Request::Close { sequence: 3 },
             Request::Appended { sequence: 3, layer: 29, position: 512, tokens: 256 },
-            Request::Seed { sequence: 3, layer: 1, position: 7, query: &query },
+            Request::Seed { sequence: 3, layer: 1, remaining: 2, position: 7, query: &query },
             Request::Select { sequence: 3, layer: 1, position: 8, query: &query },
         ];
         for request in requests {

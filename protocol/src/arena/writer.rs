@@ -23,7 +23,8 @@ impl KvWriter {
     /// Stores key and value (each [head_dim], rounded to the arena's element type) of the token at `position` of a
     /// sequence that holds `slabs`.
     ///
-    /// The token must not have been published yet: readers rely on published tokens never changing.
+    /// The token must not have been published yet: readers rely on published tokens never changing. Returns whether
+    /// every element was within the element type's range; those that were not are stored as infinite.
     ///
     /// # Panics
     /// If an argument lies beyond the arena.
@@ -35,7 +36,7 @@ impl KvWriter {
         position: usize,
         key: &[f32],
         value: &[f32],
-    ) {
+    ) -> bool {
         let geometry = *self.layout.geometry();
         let head_dim = geometry.head_dim as usize;
         let block_tokens = geometry.block_tokens as usize;
@@ -52,6 +53,8 @@ impl KvWriter {
         let value_offset = key_offset + block_tokens * row_bytes;
         store(self.row(key_offset, row_bytes), key, geometry.dtype);
         store(self.row(value_offset, row_bytes), value, geometry.dtype);
+        let largest = largest_finite(geometry.dtype);
+        key.iter().chain(value).all(|element| element.abs() <= largest)
     }
 
     fn row(&mut self, offset: usize, bytes: usize) -> &mut [u8] {
@@ -59,6 +62,13 @@ impl KvWriter {
         // SAFETY: the range lies inside the mapping. The borrow of `self` makes this the only writer in this process;
         // other processes do not read a token before it is published, and never write.
         unsafe { std::slice::from_raw_parts_mut(start.as_ptr(), bytes) }
+    }
+}
+
+fn largest_finite(dtype: KvDtype) -> f32 {
+    match dtype {
+        KvDtype::F16 => f16::MAX.to_f32(),
+        KvDtype::Bf16 => bf16::MAX.to_f32(),
     }
 }
 
@@ -111,7 +121,7 @@ mod tests {
                     for head in 0..2 {
                         let number = number(token, layer, head);
                         let (key, value) = ([number; 32], [-number; 32]);
-                        writer.write(&slabs, layer, head, token, &key, &value);
+                        assert!(writer.write(&slabs, layer, head, token, &key, &value));
                     }
                 }
             }
@@ -136,6 +146,15 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn an_element_out_of_range_is_reported() {
+        let arena = arena(KvDtype::F16);
+        let mut writer = arena.writer().unwrap();
+        assert!(writer.write(&[0], 0, 0, 0, &[65_504.0; 32], &[-65_504.0; 32]));
+        assert!(!writer.write(&[0], 0, 0, 1, &[1.0; 32], &[65_536.0; 32]));
+        assert!(!writer.write(&[0], 0, 0, 2, &[f32::NAN; 32], &[1.0; 32]));
     }
 
     fn populate(arena: &Arena, slab: u32) -> Result<(), crate::arena::TableError> {

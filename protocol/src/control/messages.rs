@@ -16,14 +16,16 @@ pub enum ToWorker<Sampling> {
     Start {
         /// The model's GGUF file.
         model: PathBuf,
-        /// Threads for prefill, while the indexer's core has nothing else to do.
+        /// Threads for prefill, during which the indexer's core has little to do.
         prefill_threads: u32,
         /// Threads for decode.
         decode_threads: u32,
-        /// CPUs that decode threads may use.
-        decode_cpus: Vec<u32>,
+        /// Cores that decode may use.
+        decode_cores: Vec<u32>,
         /// Layers, from the first, that attend to every key.
         dense_layers: u32,
+        /// How many of the last prompt queries the indexer learns from.
+        seed_queries: u32,
         /// Name of the telemetry page.
         telemetry: String,
     },
