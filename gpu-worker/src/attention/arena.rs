@@ -1,0 +1,328 @@
+//! Attention over the arena: keys and values go in, the blocks that the policy names are attended in place.
+
+use std::time::Instant;
+
+use candle_core::{Device, Storage, Tensor};
+use hindsight_protocol::arena::{Arena, ArenaError, HeadBlocks, KvWriter, TableError};
+use hindsight_protocol::records::{AttentionPolicy, Request};
+use hindsight_protocol::telemetry::WorkerCounters;
+use rayon::ThreadPool;
+use rayon::iter::{IndexedParallelIterator, IntoParallelRefMutIterator, ParallelIterator};
+use rayon::slice::ParallelSliceMut;
+
+use super::{Attention, AttentionResult};
+use crate::device::cpu::{
+    AttentionShape, Block, CpuAttention, DecodeScratch, Prefill, PrefillScratch, ShapeError,
+};
+use crate::link::{IndexerLink, LinkError, Selection};
+
+/// The sequence that the worker uses: it serves one text at a time.
+const SEQUENCE: u32 = 0;
+
+/// What stops attention over the arena.
+#[derive(Debug, thiserror::Error)]
+pub enum ArenaAttentionError {
+    /// The indexer refused or failed.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    /// The block tables make no sense.
+    #[error(transparent)]
+    Table(#[from] TableError),
+    /// The arena cannot be mapped.
+    #[error(transparent)]
+    Arena(#[from] ArenaError),
+    /// The kernels do not serve this shape.
+    #[error(transparent)]
+    Shape(#[from] ShapeError),
+}
+
+/// What a forward pass is part of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Reading a prompt of so many tokens.
+    Prefill { prompt_tokens: usize },
+    /// Decoding.
+    Decode,
+}
+
+/// What a text attends to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Plan {
+    /// Which keys.
+    pub policy: AttentionPolicy,
+    /// Keys that each KV head selects, besides sink and window.
+    pub top_k: u32,
+    /// Layers, from the first, that attend to every key whatever the policy.
+    pub dense_layers: usize,
+    /// How many of the last prompt queries the indexer learns from.
+    pub seed_queries: usize,
+}
+
+/// Attention of one sequence whose keys and values live in the arena.
+#[derive(Debug)]
+pub struct ArenaAttention<'a> {
+    arena: &'a Arena,
+    writer: KvWriter,
+    link: IndexerLink<'a>,
+    kernels: CpuAttention,
+    counters: &'a WorkerCounters,
+    slabs: Vec<u32>,
+    plan: Plan,
+    phase: Phase,
+    prefill_pool: Option<&'a ThreadPool>,
+    decode_pool: Option<&'a ThreadPool>,
+    prefill_scratch: PrefillScratch,
+    decode_scratch: Vec<(DecodeScratch, Vec<f32>)>,
+    selection: Selection,
+}
+
+impl<'a> ArenaAttention<'a> {
+    /// Prepares attention over `arena`. Without a pool, the calling thread does the work alone.
+    ///
+    /// # Errors
+    /// [`ArenaAttentionError`] if the arena cannot be mapped or the kernels do not serve its shape.
+    pub fn new(
+        arena: &'a Arena,
+        counters: &'a WorkerCounters,
+        prefill_pool: Option<&'a ThreadPool>,
+        decode_pool: Option<&'a ThreadPool>,
+    ) -> Result<Self, ArenaAttentionError> {
+        let geometry = arena.geometry();
+        let group = geometry.group();
+        let shape = AttentionShape::new(geometry.head_dim as usize, group, geometry.dtype)?;
+        let scratch = || (DecodeScratch::default(), vec![0.0; group]);
+        Ok(Self {
+            arena,
+            writer: arena.writer()?,
+            link: IndexerLink::new(arena),
+            kernels: CpuAttention::new(shape),
+            counters,
+            slabs: Vec::new(),
+            plan: Plan {
+                policy: AttentionPolicy::Full,
+                top_k: 0,
+                dense_layers: 0,
+                seed_queries: 0,
+            },
+            phase: Phase::Decode,
+            prefill_pool,
+            decode_pool,
+            prefill_scratch: PrefillScratch::default(),
+            decode_scratch: (0..geometry.kv_heads).map(|_| scratch()).collect(),
+            selection: Selection::default(),
+        })
+    }
+
+    /// Starts a text with room for `tokens` tokens, `prompt_tokens` of which are its prompt.
+    ///
+    /// # Errors
+    /// [`ArenaAttentionError::Link`] if the arena has no room.
+    pub fn open(
+        &mut self,
+        plan: Plan,
+        prompt_tokens: usize,
+        tokens: usize,
+    ) -> Result<(), ArenaAttentionError> {
+        let Plan { policy, top_k, .. } = plan;
+        self.link.ask(&Request::Open { sequence: SEQUENCE, policy, top_k })?;
+        self.link.ask(&Request::Reserve { sequence: SEQUENCE, tokens: tokens as u64 })?;
+        self.arena.tables().read_slabs(SEQUENCE, &mut self.slabs)?;
+        self.plan = plan;
+        self.phase = Phase::Prefill { prompt_tokens };
+        Ok(())
+    }
+
+    /// States that `tokens` tokens of the text are complete in every layer, and that decoding goes on from here.
+    ///
+    /// # Errors
+    /// [`ArenaAttentionError::Table`].
+    pub fn publish(&mut self, tokens: usize) -> Result<(), ArenaAttentionError> {
+        if let Phase::Prefill { prompt_tokens } = self.phase
+            && tokens >= prompt_tokens
+        {
+            self.phase = Phase::Decode;
+        }
+        Ok(self.arena.tables().publish(SEQUENCE, tokens as u64)?)
+    }
+
+    /// Ends the text and frees its blocks.
+    ///
+    /// # Errors
+    /// [`ArenaAttentionError::Link`].
+    pub fn close(&mut self) -> Result<(), ArenaAttentionError> {
+        self.slabs.clear();
+        Ok(self.link.ask(&Request::Close { sequence: SEQUENCE })?)
+    }
+
+    /// Whether the indexer selects the blocks of `layer`.
+    fn selects(&self, layer: usize) -> bool {
+        self.plan.policy != AttentionPolicy::Full && layer >= self.plan.dense_layers
+    }
+
+    fn store(&mut self, layer: usize, start: usize, k: &[f32], v: &[f32]) {
+        let geometry = *self.arena.geometry();
+        let head_dim = geometry.head_dim as usize;
+        let kv_heads = geometry.kv_heads as usize;
+        let rows = k.chunks_exact(head_dim).zip(v.chunks_exact(head_dim));
+        let mut overflows = 0;
+        for (row, (key, value)) in rows.enumerate() {
+            let (position, head) = (start + row / kv_heads, row % kv_heads);
+            let fits = self.writer.write(&self.slabs, layer, head, position, key, value);
+            overflows += u64::from(!fits);
+        }
+        let bytes = (k.len() + v.len()) * hindsight_protocol::geometry::KvDtype::BYTES;
+        self.counters.appended_bytes.add(bytes as u64);
+        if overflows > 0 {
+            if self.counters.overflows.get() == 0 {
+                tracing::warn!(
+                    layer,
+                    dtype = %geometry.dtype,
+                    "keys or values exceed the KV cache's element type; run with --kv-dtype bf16"
+                );
+            }
+            self.counters.overflows.add(overflows);
+        }
+    }
+
+    fn prefill(&mut self, layer: usize, start: usize, tokens: usize, q: &[f32]) -> Vec<f32> {
+        let geometry = self.arena.geometry();
+        let width = q.len() / tokens;
+        let chunk = Prefill {
+            start,
+            tokens,
+            kv_heads: geometry.kv_heads as usize,
+            queries: q,
+            query_stride: width,
+        };
+        let mut out = vec![0.0; q.len()];
+        let blocks = |head| all_blocks(self.arena.head(&self.slabs, layer, head, start + tokens));
+        self.kernels.prefill(
+            &chunk,
+            blocks,
+            &mut out,
+            width,
+            &mut self.prefill_scratch,
+            self.prefill_pool,
+        );
+        out
+    }
+
+    /// Tells the indexer about prompt tokens: their keys, and the last of their queries.
+    fn teach(
+        &mut self,
+        layer: usize,
+        start: usize,
+        tokens: usize,
+        prompt_tokens: usize,
+        q: &[f32],
+    ) -> Result<(), LinkError> {
+        let sequence = SEQUENCE;
+        let layer = index(layer);
+        let position = start as u64;
+        self.link.tell(&Request::Appended { sequence, layer, position, tokens: tokens as u64 })?;
+        let width = q.len() / tokens;
+        let first_seed = prompt_tokens.saturating_sub(self.plan.seed_queries);
+        for position in first_seed.max(start)..start + tokens {
+            let row = position - start;
+            self.link.tell(&Request::Seed {
+                sequence,
+                layer,
+                remaining: index(prompt_tokens - 1 - position),
+                position: position as u64,
+                query: &q[row * width..][..width],
+            })?;
+        }
+        Ok(())
+    }
+
+    fn decode(&mut self, layer: usize, position: usize, q: &[f32]) -> Result<Vec<f32>, LinkError> {
+        let selects = self.selects(layer);
+        let began = Instant::now();
+        if selects {
+            let (layer, position) = (index(layer), position as u64);
+            self.link.select(SEQUENCE, layer, position, q, &mut self.selection)?;
+            self.counters.waiting_ns.add(nanoseconds(began));
+        }
+        let began = Instant::now();
+        let mut out = vec![0.0; q.len()];
+        let per_head = q.len() / self.decode_scratch.len();
+        let Self { arena, slabs, selection, kernels, .. } = self;
+        let attend = |head: usize, out: &mut [f32], scratch: &mut (DecodeScratch, Vec<f32>)| {
+            let view = arena.head(slabs, layer, head, position + 1);
+            let query = &q[head * per_head..][..per_head];
+            let (scratch, lse) = scratch;
+            if selects {
+                let blocks = selection.head(head).iter().map(|it| block(view, it.block as usize));
+                kernels.decode(query, blocks, out, lse, scratch);
+            } else {
+                kernels.decode(query, all_blocks(view), out, lse, scratch);
+            }
+        };
+        match self.decode_pool {
+            Some(pool) => pool.install(|| {
+                let heads = out.par_chunks_mut(per_head).zip(self.decode_scratch.par_iter_mut());
+                heads.enumerate().for_each(|(head, (out, scratch))| attend(head, out, scratch));
+            }),
+            None => {
+                let heads = out.chunks_mut(per_head).zip(&mut self.decode_scratch);
+                heads.enumerate().for_each(|(head, (out, scratch))| attend(head, out, scratch));
+            }
+        }
+        self.counters.attention_ns.add(nanoseconds(began));
+        Ok(out)
+    }
+}
+
+impl Attention for ArenaAttention<'_> {
+    fn forward(
+        &mut self,
+        layer: usize,
+        start: usize,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+    ) -> AttentionResult {
+        let (tokens, heads, head_dim) = q.dims3()?;
+        with_slice(k, |k| with_slice(v, |v| self.store(layer, start, k, v)))??;
+        let phase = self.phase;
+        let out = with_slice(q, |q| match phase {
+            Phase::Prefill { prompt_tokens } => {
+                let out = self.prefill(layer, start, tokens, q);
+                if self.selects(layer) {
+                    self.teach(layer, start, tokens, prompt_tokens, q)?;
+                }
+                Ok(out)
+            }
+            Phase::Decode => self.decode(layer, start, q),
+        })?
+        .map_err(ArenaAttentionError::from)?;
+        Ok(Tensor::from_vec(out, (tokens, heads * head_dim), &Device::Cpu)?)
+    }
+}
+
+/// Lends a CPU tensor's elements.
+fn with_slice<R>(tensor: &Tensor, take: impl FnOnce(&[f32]) -> R) -> candle_core::Result<R> {
+    let (storage, layout) = tensor.storage_and_layout();
+    let (Storage::Cpu(storage), Some((start, end))) = (&*storage, layout.contiguous_offsets())
+    else {
+        candle_core::bail!("attention on the CPU takes contiguous CPU tensors");
+    };
+    Ok(take(&storage.as_slice::<f32>()?[start..end]))
+}
+
+fn block(view: HeadBlocks<'_>, number: usize) -> Block<'_> {
+    Block { keys: view.keys(number), values: view.values(number) }
+}
+
+fn all_blocks(view: HeadBlocks<'_>) -> impl Iterator<Item = Block<'_>> {
+    (0..view.blocks()).map(move |number| block(view, number))
+}
+
+/// A layer or token count as it travels; arenas hold fewer than 2³² of either.
+fn index(number: usize) -> u32 {
+    u32::try_from(number).expect("arenas hold fewer than 2^32 tokens and layers")
+}
+
+fn nanoseconds(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX)
+}

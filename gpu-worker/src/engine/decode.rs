@@ -1,0 +1,62 @@
+//! One step per token.
+
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
+
+use hindsight_protocol::control::messages::{Generate, StopReason};
+
+use super::prefill::to_vec;
+use super::{Engine, EngineError, Event, Listener, is_cancelled};
+use crate::model::{Logits, ModelError};
+use crate::sampling::{Sampler, SamplingParameters};
+
+impl Engine<'_> {
+    /// Decodes from the first token on; returns why it ended, and how many steps it took.
+    pub(super) fn decode(
+        &mut self,
+        request: &Generate<SamplingParameters>,
+        first: u32,
+        sampler: &mut Sampler,
+        cancelled: &AtomicBool,
+        listener: Listener<'_>,
+    ) -> Result<(StopReason, u64), EngineError> {
+        let mut token = first;
+        let mut steps = 0;
+        loop {
+            if request.stop.contains(&token) {
+                return Ok((StopReason::EndOfText, steps));
+            }
+            listener(Event::Token(token))?;
+            if steps + 1 >= u64::from(request.max_tokens) {
+                return Ok((StopReason::MaxTokens, steps));
+            }
+            let position = request.prompt.len() + steps as usize;
+            if position == self.capacity {
+                return Ok((StopReason::ContextFull, steps));
+            }
+            if is_cancelled(cancelled) {
+                return Ok((StopReason::Cancelled, steps));
+            }
+            token = self.step(token, position, sampler)?;
+            steps += 1;
+        }
+    }
+
+    fn step(
+        &mut self,
+        token: u32,
+        position: usize,
+        sampler: &mut Sampler,
+    ) -> Result<u32, EngineError> {
+        let began = Instant::now();
+        let logits = self
+            .model
+            .forward(&[token], position, &mut self.attention, Logits::Last)?
+            .ok_or(ModelError::NoTokens)?;
+        self.attention.publish(position + 1)?;
+        let next = sampler.sample(&to_vec(&logits)?)?;
+        self.counters.decode_tokens.add(1);
+        self.counters.decode_ns.add(u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX));
+        Ok(next)
+    }
+}

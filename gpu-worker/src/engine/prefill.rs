@@ -1,0 +1,47 @@
+//! Reading a prompt.
+
+use std::sync::atomic::AtomicBool;
+
+use candle_core::Tensor;
+
+use super::{Engine, EngineError, Event, Listener, is_cancelled};
+use crate::model::{Logits, ModelError};
+
+/// Tokens that go through the model at once, at most: enough that weights are read rarely, few enough that
+/// activations stay in the processor's caches.
+const CHUNK_TOKENS: usize = 512;
+
+impl Engine<'_> {
+    /// Reads the prompt in chunks of about equal length; returns the logits after its last token, or `None` if it was
+    /// cancelled.
+    pub(super) fn prefill(
+        &mut self,
+        prompt: &[u32],
+        cancelled: &AtomicBool,
+        listener: Listener<'_>,
+    ) -> Result<Option<Vec<f32>>, EngineError> {
+        let chunks = prompt.len().div_ceil(CHUNK_TOKENS).max(1);
+        let chunk_tokens = prompt.len().div_ceil(chunks).max(1);
+        let mut start = 0;
+        let mut logits = None;
+        for chunk in prompt.chunks(chunk_tokens) {
+            if is_cancelled(cancelled) {
+                return Ok(None);
+            }
+            let end = start + chunk.len();
+            let wanted = if end == prompt.len() { Logits::Last } else { Logits::None };
+            logits = self.model.forward(chunk, start, &mut self.attention, wanted)?;
+            self.attention.publish(end)?;
+            self.counters.prefill_tokens.add(chunk.len() as u64);
+            listener(Event::Prefilled(end))?;
+            start = end;
+        }
+        let logits = logits.ok_or(ModelError::NoTokens)?;
+        Ok(Some(to_vec(&logits)?))
+    }
+}
+
+/// The logits of one position as a plain vector.
+pub(super) fn to_vec(logits: &Tensor) -> Result<Vec<f32>, ModelError> {
+    Ok(logits.flatten_all()?.to_vec1()?)
+}

@@ -1,0 +1,170 @@
+//! The worker process: control messages in, tokens out.
+
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver};
+
+use candle_core::Device;
+use hindsight_protocol::arena::Arena;
+use hindsight_protocol::control::codec;
+use hindsight_protocol::control::messages::{Failure, FromWorker, Generate, ToWorker};
+use hindsight_protocol::geometry::Geometry;
+use hindsight_protocol::telemetry::TelemetryPage;
+
+use crate::attention::arena::ArenaAttention;
+use crate::engine::{Engine, EngineError, Event};
+use crate::model::{ModelConfig, Transformer};
+use crate::sampling::SamplingParameters;
+use crate::threads::{self, Threads};
+
+type Message = ToWorker<SamplingParameters>;
+
+/// Everything that the launcher says at the start.
+struct Start {
+    model: std::path::PathBuf,
+    threads: Threads,
+    dense_layers: u32,
+    seed_queries: u32,
+    telemetry: String,
+}
+
+/// Runs the worker until the launcher ends it or goes away.
+///
+/// `control` is the connection to the launcher, `arena` the shared memory file.
+///
+/// # Errors
+/// The failure that ends the process; the launcher has been told.
+pub fn run(mut control: UnixStream, arena: OwnedFd) -> Result<(), Failure> {
+    let outcome = serve(&mut control, arena);
+    if let Err(failure) = &outcome {
+        // If the launcher cannot be told, it has gone, and nobody is left to tell.
+        let _ = codec::write(&mut control, &FromWorker::Failed(failure.clone()));
+    }
+    outcome
+}
+
+fn serve(control: &mut UnixStream, arena: OwnedFd) -> Result<(), Failure> {
+    let Some(message) = codec::read::<Message>(control).map_err(internal)? else {
+        return Ok(());
+    };
+    let ToWorker::Start {
+        model,
+        prefill_threads,
+        decode_threads,
+        decode_cores,
+        dense_layers,
+        seed_queries,
+        telemetry,
+    } = message
+    else {
+        return Err(internal("the first message is not a start"));
+    };
+    let threads = Threads { prefill: prefill_threads, decode: decode_threads, decode_cores };
+    let start = Start { model, threads, dense_layers, seed_queries, telemetry };
+    let cancelled = Arc::new(AtomicBool::new(false));
+    let reader = control.try_clone().map_err(internal)?;
+    let requests = listen(reader, start.telemetry.clone(), Arc::clone(&cancelled));
+    work(control, arena, &start, &requests, &cancelled)
+}
+
+/// Reads messages on a thread of its own, so that a generation can be cancelled. Ends the process if the launcher goes
+/// away, whatever the worker is doing.
+fn listen(
+    mut reader: UnixStream,
+    telemetry: String,
+    cancelled: Arc<AtomicBool>,
+) -> Receiver<Generate<SamplingParameters>> {
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || {
+        loop {
+            match codec::read::<Message>(&mut reader) {
+                Ok(Some(ToWorker::Generate(request))) => {
+                    if sender.send(request).is_err() {
+                        return;
+                    }
+                }
+                Ok(Some(ToWorker::Cancel)) => cancelled.store(true, Ordering::Relaxed),
+                Ok(Some(ToWorker::Shutdown)) => return,
+                Ok(Some(ToWorker::Start { .. })) => tracing::warn!("a second start is ignored"),
+                Ok(None) | Err(_) => {
+                    TelemetryPage::remove(&telemetry);
+                    std::process::exit(0);
+                }
+            }
+        }
+    });
+    receiver
+}
+
+fn work(
+    control: &mut UnixStream,
+    arena: OwnedFd,
+    start: &Start,
+    requests: &Receiver<Generate<SamplingParameters>>,
+    cancelled: &AtomicBool,
+) -> Result<(), Failure> {
+    let arena = Arena::attach(arena).map_err(internal)?;
+    let telemetry = TelemetryPage::open(&start.telemetry).map_err(internal)?;
+    let pools = threads::Pools::new(&start.threads).map_err(internal)?;
+    let model = load(&start.model, arena.geometry())?;
+    let counters = &telemetry.worker;
+    let attention =
+        ArenaAttention::new(&arena, counters, pools.prefill.as_ref(), pools.decode.as_ref())
+            .map_err(internal)?;
+    let capacity = usize::try_from(arena.layout().config().capacity_tokens).map_err(internal)?;
+    let mut engine = Engine::new(
+        &model,
+        attention,
+        counters,
+        capacity,
+        start.dense_layers as usize,
+        start.seed_queries as usize,
+    );
+    codec::write(control, &FromWorker::Ready).map_err(internal)?;
+    while let Ok(request) = requests.recv() {
+        cancelled.store(false, Ordering::Relaxed);
+        let total = request.prompt.len() as u64;
+        let generated = engine.generate(&request, cancelled, &mut |event| {
+            let message = match event {
+                Event::Prefilled(done) => FromWorker::Prefilled { done: done as u64, total },
+                Event::Token(token) => FromWorker::Token(token),
+            };
+            codec::write(control, &message)
+                .map_err(|error| EngineError::Launcher(error.to_string()))
+        });
+        let generated = generated.map_err(|error| failure(error.kind(), error))?;
+        codec::write(control, &FromWorker::Finished(generated)).map_err(internal)?;
+    }
+    Ok(())
+}
+
+/// Loads the model, which must have the shape that the arena was made for.
+fn load(path: &Path, geometry: &Geometry) -> Result<Transformer, Failure> {
+    let model =
+        Transformer::load(path, &Device::Cpu).map_err(|error| failure(error.kind(), error))?;
+    let ModelConfig { layers, heads, kv_heads, head_dim, .. } = *model.config();
+    let found = [layers, heads, kv_heads, head_dim];
+    let Geometry { layers, heads, kv_heads, head_dim, .. } = *geometry;
+    let expected = [layers, heads, kv_heads, head_dim].map(|number| number as usize);
+    if found == expected {
+        Ok(model)
+    } else {
+        let message = format!(
+            "{} has changed since the launcher read it: layers, heads, KV heads and head size are {found:?}, not \
+             {expected:?}",
+            path.display(),
+        );
+        Err(failure("model_changed", message))
+    }
+}
+
+fn failure(kind: &str, message: impl ToString) -> Failure {
+    Failure { kind: kind.to_owned(), message: message.to_string(), hint: String::new() }
+}
+
+fn internal(error: impl ToString) -> Failure {
+    failure("internal", error)
+}
