@@ -94,11 +94,15 @@ fn load_scales(bytes: &[u8], at: usize, half: usize) -> __m256 {
 
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn store(halves: [__m256; 2]) -> [f32; ROWS] {
-    let mut out = [0.0; ROWS];
-    for (out, half) in out.as_chunks_mut::<8>().0.iter_mut().zip(halves) {
-        // SAFETY: `out` has room for 8 floats.
-        unsafe { _mm256_storeu_ps(out.as_mut_ptr(), half) };
+fn store<const M: usize>(sums: &[[__m256; 2]; M]) -> [[f32; ROWS]; M] {
+    let mut out = [[0.0; ROWS]; M];
+    for m in 0..M {
+        let out = &mut out[m];
+        // SAFETY: `out` has room for 16 floats.
+        unsafe {
+            _mm256_storeu_ps(out.as_mut_ptr(), sums[m][0]);
+            _mm256_storeu_ps(out.as_mut_ptr().add(8), sums[m][1]);
+        }
     }
     out
 }
@@ -107,19 +111,23 @@ fn store(halves: [__m256; 2]) -> [f32; ROWS] {
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn unpack<const BITS: usize>(unit: &[u8], half: usize) -> [__m256i; 8] {
-    let plane = |index: usize| load(unit, 64 * index + 32 * half);
+    let mut groups = [_mm256_setzero_si256(); 8];
     if BITS == 8 {
-        return [0, 1, 2, 3, 4, 5, 6, 7].map(plane);
+        for g in 0..8 {
+            groups[g] = load(unit, 64 * g + 32 * half);
+        }
+        return groups;
     }
     let low = _mm256_set1_epi8(0x0f);
-    let planes = [0, 1, 2, 3].map(plane);
-    let [a, b, c, d] = planes.map(|plane| _mm256_and_si256(plane, low));
-    let [e, f, g, h] = planes.map(|plane| _mm256_and_si256(_mm256_srli_epi16::<4>(plane), low));
-    let nibbles = [a, b, c, d, e, f, g, h];
+    for g in 0..4 {
+        let plane = load(unit, 64 * g + 32 * half);
+        groups[g] = _mm256_and_si256(plane, low);
+        groups[g + 4] = _mm256_and_si256(_mm256_srli_epi16::<4>(plane), low);
+    }
     // Bits shifted into a neighbouring byte fall outside of `mask`.
     let (mask, shifted) = match BITS {
         5 => {
-            let fifth = plane(4);
+            let fifth = load(unit, 256 + 32 * half);
             let shifted = [
                 _mm256_slli_epi16::<4>(fifth),
                 _mm256_slli_epi16::<3>(fifth),
@@ -133,7 +141,7 @@ fn unpack<const BITS: usize>(unit: &[u8], half: usize) -> [__m256i; 8] {
             (_mm256_set1_epi8(0x10), shifted)
         }
         6 => {
-            let (p, q) = (plane(4), plane(5));
+            let (p, q) = (load(unit, 256 + 32 * half), load(unit, 320 + 32 * half));
             let shifted = [
                 _mm256_slli_epi16::<4>(p),
                 _mm256_slli_epi16::<2>(p),
@@ -146,14 +154,17 @@ fn unpack<const BITS: usize>(unit: &[u8], half: usize) -> [__m256i; 8] {
             ];
             (_mm256_set1_epi8(0x30), shifted)
         }
-        _ => return nibbles,
+        _ => return groups,
     };
-    std::array::from_fn(|g| _mm256_or_si256(_mm256_and_si256(shifted[g], mask), nibbles[g]))
+    for g in 0..8 {
+        groups[g] = _mm256_or_si256(_mm256_and_si256(shifted[g], mask), groups[g]);
+    }
+    groups
 }
 
 /// `sums` plus the products of groups of `BITS`-bit codes with words of 4 activations.
 ///
-/// The 16-bit sums cannot overflow: `STEP` products of pairs, each at most 2·127·(2^BITS − 1), stay below 2^15.
+/// The 16-bit sums cannot overflow: `step` products of pairs, each at most 2·127·(2^BITS − 1), stay below 2^15.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn dot<const BITS: usize>(mut sums: __m256i, groups: &[__m256i], words: &[i32]) -> __m256i {
@@ -165,8 +176,8 @@ fn dot<const BITS: usize>(mut sums: __m256i, groups: &[__m256i], words: &[i32]) 
     let ones = _mm256_set1_epi16(1);
     for (groups, words) in groups.chunks(step).zip(words.chunks(step)) {
         let mut pairs = _mm256_setzero_si256();
-        for (&group, &word) in groups.iter().zip(words) {
-            pairs = _mm256_add_epi16(pairs, _mm256_maddubs_epi16(group, _mm256_set1_epi32(word)));
+        for (group, word) in groups.iter().zip(words) {
+            pairs = _mm256_add_epi16(pairs, _mm256_maddubs_epi16(*group, _mm256_set1_epi32(*word)));
         }
         sums = _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, ones));
     }
@@ -178,11 +189,11 @@ fn dot<const BITS: usize>(mut sums: __m256i, groups: &[__m256i], words: &[i32]) 
 /// A code less 128 is a signed weight; its sign moves to the activation, and the pairs are at most 2·128·127 < 2^15.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn dot_bytes(groups: [__m256i; 8], words: [i32; 8]) -> __m256i {
+fn dot_bytes(groups: &[__m256i; 8], words: &[i32; 8]) -> __m256i {
     let mut sums = _mm256_setzero_si256();
-    for (group, word) in groups.into_iter().zip(words) {
-        let weights = _mm256_xor_si256(group, _mm256_set1_epi8(i8::MIN));
-        let x = _mm256_sign_epi8(_mm256_set1_epi32(word), weights);
+    for g in 0..8 {
+        let weights = _mm256_xor_si256(groups[g], _mm256_set1_epi8(i8::MIN));
+        let x = _mm256_sign_epi8(_mm256_set1_epi32(words[g]), weights);
         let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(weights), x);
         sums = _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
     }
@@ -202,16 +213,19 @@ fn simple<F: Simple, const M: usize>(panel: &[u8], rows: [&[Block32]; M]) -> [[f
                 _ => unpack::<8>(block, half),
             };
             let d = load_scales(block, F::CODES, half);
-            for (sums, x) in sums.iter_mut().zip(rows) {
-                let x = &x[index];
-                let start = _mm256_set1_epi32(F::OFFSET.map_or(0, |power| x.minus_sum << power));
+            for m in 0..M {
+                let x = &rows[m][index];
+                let start = match F::OFFSET {
+                    Some(power) => _mm256_set1_epi32(x.minus_sum << power),
+                    None => _mm256_setzero_si256(),
+                };
                 let dots = match F::BITS {
                     4 => dot::<4>(start, &groups, &x.words),
                     5 => dot::<5>(start, &groups, &x.words),
-                    _ => dot_bytes(groups, x.words),
+                    _ => dot_bytes(&groups, &x.words),
                 };
                 let scale = _mm256_mul_ps(d, _mm256_set1_ps(x.scale));
-                let sum = &mut sums[half];
+                let sum = &mut sums[m][half];
                 *sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dots), scale, *sum);
                 if F::MINIMUM {
                     let minimum = load_scales(block, F::CODES + SCALE_BYTES, half);
@@ -220,7 +234,7 @@ fn simple<F: Simple, const M: usize>(panel: &[u8], rows: [&[Block32]; M]) -> [[f
             }
         }
     }
-    sums.map(|sums| store(sums))
+    store(&sums)
 }
 
 /// The 8-bit scales (or minima) of the parts `2·pair` and `2·pair + 1` of half the rows, side by side as 16-bit
@@ -251,18 +265,19 @@ fn nested<F: Nested, const M: usize>(panel: &[u8], rows: [&[Block256]; M]) -> [[
     let bytes = F::SCALE + if F::MINIMUM { 2 * SCALE_BYTES } else { SCALE_BYTES };
     for (index, block) in panel.chunks_exact(bytes).enumerate() {
         for half in 0..2 {
-            let scaled = scaled_dots::<F, M>(block, rows.map(|x| &x[index]), half);
+            let scaled = scaled_dots::<F, M>(block, &rows, index, half);
             let d = load_scales(block, F::SCALE, half);
-            for ((sums, x), mut scaled) in sums.iter_mut().zip(rows).zip(scaled) {
-                let x = &x[index];
+            for m in 0..M {
+                let x = &rows[m][index];
+                let mut dots = scaled[m];
                 if let Some(power) = F::OFFSET {
                     let offset = dot_sums::<F>(block, F::PART_SCALES, x, half);
                     let offset = _mm256_sll_epi32(offset, _mm_cvtsi32_si128(power.cast_signed()));
-                    scaled = _mm256_sub_epi32(scaled, offset);
+                    dots = _mm256_sub_epi32(dots, offset);
                 }
                 let scale = _mm256_mul_ps(d, _mm256_set1_ps(x.scale));
-                let sum = &mut sums[half];
-                *sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(scaled), scale, *sum);
+                let sum = &mut sums[m][half];
+                *sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dots), scale, *sum);
                 if F::MINIMUM {
                     let at = F::PART_SCALES + F::PART_SCALE_BYTES;
                     let shifts = dot_sums::<F>(block, at, x, half);
@@ -273,7 +288,7 @@ fn nested<F: Nested, const M: usize>(panel: &[u8], rows: [&[Block256]; M]) -> [[
             }
         }
     }
-    sums.map(|sums| store(sums))
+    store(&sums)
 }
 
 /// The sums over the parts of a block of scale times product of codes, for half the rows of the panel.
@@ -281,38 +296,44 @@ fn nested<F: Nested, const M: usize>(panel: &[u8], rows: [&[Block256]; M]) -> [[
 #[target_feature(enable = "avx2,fma,f16c")]
 fn scaled_dots<F: Nested, const M: usize>(
     block: &[u8],
-    rows: [&Block256; M],
+    rows: &[&[Block256]; M],
+    index: usize,
     half: usize,
 ) -> [__m256i; M] {
-    let zero = _mm256_setzero_si256();
-    let mut scaled = [zero; M];
+    let mut scaled = [_mm256_setzero_si256(); M];
     for unit in 0..8 {
-        let codes = &block[unit * F::UNIT..];
+        let codes = &block[unit * F::UNIT..][..F::UNIT];
         let groups = match F::BITS {
             4 => unpack::<4>(codes, half),
             5 => unpack::<5>(codes, half),
             _ => unpack::<6>(codes, half),
         };
-        let part_dot = |groups: &[__m256i], words: &[i32]| match F::BITS {
-            4 => dot::<4>(zero, groups, words),
-            5 => dot::<5>(zero, groups, words),
-            _ => dot::<6>(zero, groups, words),
-        };
         let pair = load_pair(block, F::PART_SCALES, unit * UNIT / F::PART / 2, half);
         let even = _mm256_srai_epi32::<16>(_mm256_slli_epi32::<16>(pair));
         let odd = _mm256_srai_epi32::<16>(pair);
-        for (scaled, x) in scaled.iter_mut().zip(rows) {
-            let words = &x.words[unit];
+        for m in 0..M {
+            let words = &rows[m][index].words[unit];
             if F::PART == 16 {
-                let first = _mm256_mullo_epi32(part_dot(&groups[..4], &words[..4]), even);
-                let second = _mm256_mullo_epi32(part_dot(&groups[4..], &words[4..]), odd);
-                *scaled = _mm256_add_epi32(*scaled, _mm256_add_epi32(first, second));
+                let first = _mm256_mullo_epi32(part_dot::<F>(&groups[..4], &words[..4]), even);
+                let second = _mm256_mullo_epi32(part_dot::<F>(&groups[4..], &words[4..]), odd);
+                scaled[m] = _mm256_add_epi32(scaled[m], _mm256_add_epi32(first, second));
             } else {
                 let scale = if unit % 2 == 0 { even } else { odd };
-                let dots = _mm256_mullo_epi32(part_dot(&groups, words), scale);
-                *scaled = _mm256_add_epi32(*scaled, dots);
+                let dots = _mm256_mullo_epi32(part_dot::<F>(&groups, words), scale);
+                scaled[m] = _mm256_add_epi32(scaled[m], dots);
             }
         }
     }
     scaled
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn part_dot<F: Nested>(groups: &[__m256i], words: &[i32]) -> __m256i {
+    let zero = _mm256_setzero_si256();
+    match F::BITS {
+        4 => dot::<4>(zero, groups, words),
+        5 => dot::<5>(zero, groups, words),
+        _ => dot::<6>(zero, groups, words),
+    }
 }

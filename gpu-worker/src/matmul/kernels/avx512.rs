@@ -1,12 +1,15 @@
 //! AVX-512 with VNNI: one 512-bit vector is a group of 4 columns of all 16 rows, `vpdpbusd` multiplies it with 4
 //! activations, and lane `r` is row `r` from beginning to end.
+//!
+//! The loops are plain `for` over indices: adapters that take closures are compiled without the features of this
+//! module, so its vector code would not be inlined into them.
 
 use std::arch::x86_64::*;
 
 use super::{Isa, quantize};
 use crate::matmul::activations::{Block32, Block256};
 use crate::matmul::format::{Nested, Simple};
-use crate::matmul::layout::{ROWS, SCALE_BYTES};
+use crate::matmul::layout::{ROWS, SCALE_BYTES, UNIT};
 
 /// A processor with AVX-512 F, BW, VL and VNNI, and F16C.
 #[derive(Debug, Clone, Copy)]
@@ -94,10 +97,12 @@ fn load_scales(bytes: &[u8], at: usize) -> __m512 {
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
-fn store(sums: __m512) -> [f32; ROWS] {
-    let mut out = [0.0; ROWS];
-    // SAFETY: `out` has room for 16 floats.
-    unsafe { _mm512_storeu_ps(out.as_mut_ptr(), sums) };
+fn store<const M: usize>(sums: &[__m512; M]) -> [[f32; ROWS]; M] {
+    let mut out = [[0.0; ROWS]; M];
+    for m in 0..M {
+        // SAFETY: `out[m]` has room for 16 floats.
+        unsafe { _mm512_storeu_ps(out[m].as_mut_ptr(), sums[m]) };
+    }
     out
 }
 
@@ -105,22 +110,23 @@ fn store(sums: __m512) -> [f32; ROWS] {
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
 fn unpack<const BITS: usize>(unit: &[u8]) -> [__m512i; 8] {
+    let mut groups = [_mm512_setzero_si512(); 8];
     if BITS == 8 {
-        return [0, 1, 2, 3, 4, 5, 6, 7].map(|plane| load(unit, 64 * plane));
+        for (plane, group) in groups.iter_mut().enumerate() {
+            *group = load(unit, 64 * plane);
+        }
+        return groups;
     }
     let low = _mm512_set1_epi8(0x0f);
-    let planes = [0, 1, 2, 3].map(|plane| load(unit, 64 * plane));
-    let lower = planes.map(|plane| _mm512_and_si512(plane, low));
-    let upper = planes.map(|plane| _mm512_and_si512(_mm512_srli_epi16::<4>(plane), low));
-    let [a, b, c, d] = lower;
-    let [e, f, g, h] = upper;
-    let nibbles = [a, b, c, d, e, f, g, h];
+    for g in 0..4 {
+        let plane = load(unit, 64 * g);
+        groups[g] = _mm512_and_si512(plane, low);
+        groups[g + 4] = _mm512_and_si512(_mm512_srli_epi16::<4>(plane), low);
+    }
     // Bits shifted into a neighbouring byte fall outside of `mask`.
-    const SELECT_OR: i32 = 0xea;
-    match BITS {
+    let (mask, shifted) = match BITS {
         5 => {
             let fifth = load(unit, 256);
-            let mask = _mm512_set1_epi8(0x10);
             let shifted = [
                 _mm512_slli_epi16::<4>(fifth),
                 _mm512_slli_epi16::<3>(fifth),
@@ -131,12 +137,9 @@ fn unpack<const BITS: usize>(unit: &[u8]) -> [__m512i; 8] {
                 _mm512_srli_epi16::<2>(fifth),
                 _mm512_srli_epi16::<3>(fifth),
             ];
-            std::array::from_fn(|g| {
-                _mm512_ternarylogic_epi32::<SELECT_OR>(shifted[g], mask, nibbles[g])
-            })
+            (_mm512_set1_epi8(0x10), shifted)
         }
         6 => {
-            let mask = _mm512_set1_epi8(0x30);
             let (p, q) = (load(unit, 256), load(unit, 320));
             let shifted = [
                 _mm512_slli_epi16::<4>(p),
@@ -148,20 +151,23 @@ fn unpack<const BITS: usize>(unit: &[u8]) -> [__m512i; 8] {
                 q,
                 _mm512_srli_epi16::<2>(q),
             ];
-            std::array::from_fn(|g| {
-                _mm512_ternarylogic_epi32::<SELECT_OR>(shifted[g], mask, nibbles[g])
-            })
+            (_mm512_set1_epi8(0x30), shifted)
         }
-        _ => nibbles,
+        _ => return groups,
+    };
+    for g in 0..8 {
+        // shifted & mask | code
+        groups[g] = _mm512_ternarylogic_epi32::<0xea>(shifted[g], mask, groups[g]);
     }
+    groups
 }
 
 /// `sums` plus the products of groups with words of 4 activations.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
-fn dot<const N: usize>(mut sums: __m512i, groups: [__m512i; N], words: [i32; N]) -> __m512i {
-    for (group, word) in groups.into_iter().zip(words) {
-        sums = _mm512_dpbusd_epi32(sums, group, _mm512_set1_epi32(word));
+fn dot(mut sums: __m512i, groups: &[__m512i], words: &[i32]) -> __m512i {
+    for (group, word) in groups.iter().zip(words) {
+        sums = _mm512_dpbusd_epi32(sums, *group, _mm512_set1_epi32(*word));
     }
     sums
 }
@@ -178,19 +184,22 @@ fn simple<F: Simple, const M: usize>(panel: &[u8], rows: [&[Block32]; M]) -> [[f
             _ => unpack::<8>(block),
         };
         let d = load_scales(block, F::CODES);
-        for (sums, x) in sums.iter_mut().zip(rows) {
-            let x = &x[index];
-            let start = F::OFFSET.map_or(0, |power| x.minus_sum << power);
-            let dots = dot(_mm512_set1_epi32(start), groups, x.words);
+        for m in 0..M {
+            let x = &rows[m][index];
+            let start = match F::OFFSET {
+                Some(power) => _mm512_set1_epi32(x.minus_sum << power),
+                None => _mm512_setzero_si512(),
+            };
+            let dots = dot(start, &groups, &x.words);
             let scale = _mm512_mul_ps(d, _mm512_set1_ps(x.scale));
-            *sums = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots), scale, *sums);
+            sums[m] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots), scale, sums[m]);
             if F::MINIMUM {
                 let minimum = load_scales(block, F::CODES + SCALE_BYTES);
-                *sums = _mm512_fmadd_ps(minimum, _mm512_set1_ps(x.sum), *sums);
+                sums[m] = _mm512_fmadd_ps(minimum, _mm512_set1_ps(x.sum), sums[m]);
             }
         }
     }
-    sums.map(|sums| store(sums))
+    store(&sums)
 }
 
 /// The 8-bit scales (or minima) of the parts `2·pair` and `2·pair + 1` of 16 rows, side by side as 16-bit numbers.
@@ -200,7 +209,7 @@ fn load_pair(bytes: &[u8], at: usize, pair: usize) -> __m512i {
     _mm512_cvtepi8_epi16(load_half(bytes, at + 2 * ROWS * pair))
 }
 
-/// `sums` plus scales (or minima) times the sums of activations, over all parts.
+/// Scales (or minima) times the sums of activations, over all parts.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
 fn dot_sums<F: Nested>(block: &[u8], at: usize, x: &Block256) -> __m512i {
@@ -215,57 +224,52 @@ fn dot_sums<F: Nested>(block: &[u8], at: usize, x: &Block256) -> __m512i {
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
 fn nested<F: Nested, const M: usize>(panel: &[u8], rows: [&[Block256]; M]) -> [[f32; ROWS]; M] {
+    let zero = _mm512_setzero_si512();
     let mut sums = [_mm512_setzero_ps(); M];
     let bytes = F::SCALE + if F::MINIMUM { 2 * SCALE_BYTES } else { SCALE_BYTES };
     for (index, block) in panel.chunks_exact(bytes).enumerate() {
-        let mut scaled = [_mm512_setzero_si512(); M];
+        let mut scaled = [zero; M];
         for unit in 0..8 {
-            let codes = &block[unit * F::UNIT..];
+            let codes = &block[unit * F::UNIT..][..F::UNIT];
             let groups = match F::BITS {
                 4 => unpack::<4>(codes),
                 5 => unpack::<5>(codes),
                 _ => unpack::<6>(codes),
             };
-            let [a, b, c, d, e, f, g, h] = groups;
-            if F::PART == 16 {
-                let pair = load_pair(block, F::PART_SCALES, unit);
-                let even = _mm512_srai_epi32::<16>(_mm512_slli_epi32::<16>(pair));
-                let odd = _mm512_srai_epi32::<16>(pair);
-                for (scaled, x) in scaled.iter_mut().zip(rows) {
-                    let [i, j, k, l, m, n, o, p] = x[index].words[unit];
-                    let first = dot(_mm512_setzero_si512(), [a, b, c, d], [i, j, k, l]);
-                    let second = dot(_mm512_setzero_si512(), [e, f, g, h], [m, n, o, p]);
-                    let first = _mm512_mullo_epi32(first, even);
-                    let second = _mm512_mullo_epi32(second, odd);
-                    *scaled = _mm512_add_epi32(*scaled, _mm512_add_epi32(first, second));
-                }
-            } else {
-                let pair = load_pair(block, F::PART_SCALES, unit / 2);
-                let pair = if unit % 2 == 0 { _mm512_slli_epi32::<16>(pair) } else { pair };
-                let scale = _mm512_srai_epi32::<16>(pair);
-                for (scaled, x) in scaled.iter_mut().zip(rows) {
-                    let dots = dot(_mm512_setzero_si512(), groups, x[index].words[unit]);
-                    *scaled = _mm512_add_epi32(*scaled, _mm512_mullo_epi32(dots, scale));
+            let pair = load_pair(block, F::PART_SCALES, unit * UNIT / F::PART / 2);
+            let even = _mm512_srai_epi32::<16>(_mm512_slli_epi32::<16>(pair));
+            let odd = _mm512_srai_epi32::<16>(pair);
+            for m in 0..M {
+                let words = &rows[m][index].words[unit];
+                if F::PART == 16 {
+                    let first = _mm512_mullo_epi32(dot(zero, &groups[..4], &words[..4]), even);
+                    let second = _mm512_mullo_epi32(dot(zero, &groups[4..], &words[4..]), odd);
+                    scaled[m] = _mm512_add_epi32(scaled[m], _mm512_add_epi32(first, second));
+                } else {
+                    let scale = if unit % 2 == 0 { even } else { odd };
+                    let dots = _mm512_mullo_epi32(dot(zero, &groups, words), scale);
+                    scaled[m] = _mm512_add_epi32(scaled[m], dots);
                 }
             }
         }
         let d = load_scales(block, F::SCALE);
-        for ((sums, x), mut scaled) in sums.iter_mut().zip(rows).zip(scaled) {
-            let x = &x[index];
+        for m in 0..M {
+            let x = &rows[m][index];
+            let mut dots = scaled[m];
             if let Some(power) = F::OFFSET {
                 let offset = dot_sums::<F>(block, F::PART_SCALES, x);
                 let offset = _mm512_sll_epi32(offset, _mm_cvtsi32_si128(power.cast_signed()));
-                scaled = _mm512_sub_epi32(scaled, offset);
+                dots = _mm512_sub_epi32(dots, offset);
             }
             let scale = _mm512_mul_ps(d, _mm512_set1_ps(x.scale));
-            *sums = _mm512_fmadd_ps(_mm512_cvtepi32_ps(scaled), scale, *sums);
+            sums[m] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots), scale, sums[m]);
             if F::MINIMUM {
                 let shifts = dot_sums::<F>(block, F::PART_SCALES + F::PART_SCALE_BYTES, x);
                 let dmin = load_scales(block, F::SCALE + SCALE_BYTES);
                 let scale = _mm512_mul_ps(dmin, _mm512_set1_ps(x.scale));
-                *sums = _mm512_fnmadd_ps(_mm512_cvtepi32_ps(shifts), scale, *sums);
+                sums[m] = _mm512_fnmadd_ps(_mm512_cvtepi32_ps(shifts), scale, sums[m]);
             }
         }
     }
-    sums.map(|sums| store(sums))
+    store(&sums)
 }
