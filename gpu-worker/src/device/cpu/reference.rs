@@ -39,8 +39,8 @@ pub(super) fn narrow(dtype: KvDtype, x: f32) -> u16 {
 /// The value of a stored element.
 pub(super) fn widen(dtype: KvDtype, bits: u16) -> f64 {
     match dtype {
-        KvDtype::F16 => half::f16::from_bits(bits).to_f64(),
-        KvDtype::Bf16 => half::bf16::from_bits(bits).to_f64(),
+        KvDtype::F16 => half::f16::from_bits(bits).to_f64_const(),
+        KvDtype::Bf16 => half::bf16::from_bits(bits).to_f64_const(),
     }
 }
 
@@ -105,24 +105,22 @@ pub(super) fn attend(
     tokens: usize,
 ) -> (Vec<f64>, f64) {
     let head_dim = shape.head_dim();
-    let rows = |elements: &[u16]| -> Vec<Vec<f64>> {
-        let rows = elements.chunks(head_dim).take(tokens);
-        rows.map(|row| row.iter().map(|&bits| widen(shape.dtype(), bits)).collect()).collect()
-    };
-    let scores: Vec<f64> = rows(&cache.keys)
-        .iter()
+    let keys = cache.keys.chunks(head_dim).take(tokens);
+    let values = cache.values.chunks(head_dim).take(tokens);
+    let scores: Vec<f64> = keys
         .map(|key| {
-            let dot: f64 = key.iter().zip(query).map(|(k, &q)| k * f64::from(q)).sum();
-            dot * f64::from(shape.scale())
+            let products =
+                key.iter().zip(query).map(|(&k, &q)| widen(shape.dtype(), k) * f64::from(q));
+            products.sum::<f64>() * f64::from(shape.scale())
         })
         .collect();
     let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let weights: Vec<f64> = scores.iter().map(|score| (score - largest).exp()).collect();
     let sum: f64 = weights.iter().sum();
     let mut out = vec![0.0; head_dim];
-    for (weight, value) in weights.iter().zip(rows(&cache.values)) {
-        for (out, value) in out.iter_mut().zip(value) {
-            *out += weight / sum * value;
+    for (weight, value) in weights.iter().zip(values) {
+        for (out, &value) in out.iter_mut().zip(value) {
+            *out += weight / sum * widen(shape.dtype(), value);
         }
     }
     (out, largest + sum.ln())

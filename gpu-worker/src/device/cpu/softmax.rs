@@ -3,35 +3,8 @@
 //! Scores are kept in base 2 (`q·k · scale · log2 e`), so that `exp` is `2^x`, and a row's state is its largest score so
 //! far and the sum of `2^(score - largest)`.
 
-use super::simd::Simd;
-
-/// Minimax polynomial of `2^r` on `[-1/2, 1/2]`, relative error 2e-9; lowest degree first.
-const EXP2: [f32; 7] = [
-    1.0,
-    0.693_147_2,
-    0.240_226_46,
-    0.055_503_286,
-    0.009_618_489,
-    0.001_339_993_1,
-    0.000_153_458_12,
-];
-
 /// The largest score of a row that has seen no key: finite, so that differences with it are never NaN.
 pub(super) const NO_SCORE: f32 = f32::MIN;
-
-/// `2^x` for `x <= 0`, at most 1 ulp from the exact value, and exactly 1 at 0.
-///
-/// Results under `2^-125` are 0, which includes `x = -inf`; NaN stays NaN.
-#[inline(always)]
-pub(super) fn exp2<S: Simd>(s: S, x: S::F32) -> S::F32 {
-    let whole = s.round(x);
-    let rest = s.sub(x, whole);
-    let mut power = s.splat(EXP2[6]);
-    for &coefficient in EXP2[..6].iter().rev() {
-        power = s.fma(power, rest, s.splat(coefficient));
-    }
-    s.scale_by_power_of_two(power, whole, x)
-}
 
 /// Ends a row of one query head: divides the weighted values by the sum of the weights and returns the natural
 /// log-sum-exp. A row without any key is 0 with a log-sum-exp of `-inf`.
@@ -75,5 +48,50 @@ pub fn merge(out: &mut [f32], lse: &mut [f32], other_out: &[f32], other_lse: &[f
             *value = *value * share + other_value * other_share;
         }
         *lse = largest + sum.ln();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn merging_is_symmetric_and_weighs_by_the_log_sum_exp(
+            a in prop::collection::vec(-3_f32..3.0, 4),
+            b in prop::collection::vec(-3_f32..3.0, 4),
+            lse_a in prop::collection::vec(-100_f32..100.0, 2),
+            lse_b in prop::collection::vec(-100_f32..100.0, 2),
+        ) {
+            let (mut ab, mut lse_ab) = (a.clone(), lse_a.clone());
+            merge(&mut ab, &mut lse_ab, &b, &lse_b);
+            let (mut ba, mut lse_ba) = (b.clone(), lse_b.clone());
+            merge(&mut ba, &mut lse_ba, &a, &lse_a);
+            prop_assert_eq!(&lse_ab, &lse_ba);
+            for index in 0..4 {
+                let (la, lb) = (f64::from(lse_a[index / 2]), f64::from(lse_b[index / 2]));
+                let share = 1.0 / (1.0 + (lb - la).exp());
+                let exact = f64::from(a[index]) * share + f64::from(b[index]) * (1.0 - share);
+                prop_assert!((f64::from(ab[index]) - exact).abs() < 1e-5);
+                prop_assert!((ab[index] - ba[index]).abs() < 1e-6);
+                let lse = la.max(lb) + (-(la - lb).abs()).exp().ln_1p();
+                prop_assert!((f64::from(lse_ab[index / 2]) - lse).abs() < 1e-5 * (1.0 + lse.abs()));
+            }
+        }
+    }
+
+    #[test]
+    fn merging_nothing_changes_nothing() {
+        let nothing = ([0.0; 2], [f32::NEG_INFINITY]);
+        for (mut ours, theirs) in [(([1.5, -2.0], [3.0]), nothing), (nothing, ([1.5, -2.0], [3.0]))]
+        {
+            merge(&mut ours.0, &mut ours.1, &theirs.0, &theirs.1);
+            assert_eq!(ours, ([1.5, -2.0], [3.0]));
+        }
+        let mut ours = nothing;
+        merge(&mut ours.0, &mut ours.1, &nothing.0, &nothing.1);
+        assert_eq!(ours, nothing);
     }
 }

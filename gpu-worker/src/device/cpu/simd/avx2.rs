@@ -11,6 +11,9 @@ use super::decode_tile::{self, DecodeTile};
 use super::vector::Simd;
 use super::widen;
 
+/// Vectors of a full panel of [`CausalTile`].
+pub(super) const PANEL_VECTORS: usize = 2;
+
 /// Proof that the CPU has AVX2, FMA and F16C.
 #[derive(Clone, Copy)]
 pub(super) struct Avx2(());
@@ -31,7 +34,7 @@ pub(super) fn decode_tile(tile: &mut DecodeTile<'_>) {
 /// [`causal_tile::run`], compiled for AVX2.
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn causal_tile(tile: &mut CausalTile<'_>) {
-    causal_tile::run::<_, 4>(Avx2(()), tile);
+    causal_tile::run::<_, PANEL_VECTORS, 4>(Avx2(()), tile);
 }
 
 /// [`widen::run`], compiled for AVX2.
@@ -89,7 +92,7 @@ impl Simd for Avx2 {
             let sums = _mm_add_ps(_mm256_castps256_ps128(abcd), _mm256_extractf128_ps::<1>(abcd));
             std::mem::transmute::<__m128, [f32; 4]>(sums)
         };
-        fn prefetch(line: *const u16) -> () = _mm_prefetch::<_MM_HINT_T0>(line.cast());
+        fn prefetch(line: *const u16) -> () = _mm_prefetch::<_MM_HINT_T1>(line.cast());
     }
 
     #[inline(always)]
@@ -116,6 +119,18 @@ impl Simd for Avx2 {
         unsafe {
             let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast()));
             _mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::exp2::tests::assert_exp2_is_accurate;
+
+    #[test]
+    fn powers_of_two_are_accurate() {
+        if super::is_available() {
+            assert_exp2_is_accurate(super::Avx2(()), 1.0);
         }
     }
 }

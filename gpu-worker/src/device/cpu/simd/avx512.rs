@@ -11,6 +11,9 @@ use super::decode_tile::{self, DecodeTile};
 use super::vector::Simd;
 use super::widen;
 
+/// Vectors of a full panel of [`CausalTile`].
+pub(super) const PANEL_VECTORS: usize = 3;
+
 /// Proof that the CPU has AVX-512 F and DQ.
 #[derive(Clone, Copy)]
 pub(super) struct Avx512(());
@@ -29,7 +32,7 @@ pub(super) fn decode_tile(tile: &mut DecodeTile<'_>) {
 /// [`causal_tile::run`], compiled for AVX-512.
 #[target_feature(enable = "avx512f,avx512dq")]
 pub(super) fn causal_tile(tile: &mut CausalTile<'_>) {
-    causal_tile::run::<_, 8>(Avx512(()), tile);
+    causal_tile::run::<_, PANEL_VECTORS, 8>(Avx512(()), tile);
 }
 
 /// [`widen::run`], compiled for AVX-512.
@@ -108,6 +111,18 @@ impl Simd for Avx512 {
         unsafe {
             let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast()));
             _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::exp2::tests::assert_exp2_is_accurate;
+
+    #[test]
+    fn powers_of_two_are_accurate() {
+        if super::is_available() {
+            assert_exp2_is_accurate(super::Avx512(()), 1.0);
         }
     }
 }

@@ -1,19 +1,16 @@
 //! Many queries against a tile of keys and values under the causal mask, a step of the online softmax.
 //!
-//! Query rows run along the lanes. A row is one query head of one token; rows are cut into panels of up to
-//! [`PANEL_VECTORS`] vectors, and a panel's queries, weights and results lie transposed, `[element, row]`. Then both
+//! Query rows run along the lanes. A row is one query head of one token; rows are cut into panels of a few vectors, as
+//! many as the registers take, and a panel's queries, weights and results lie transposed, `[element, row]`. Then both
 //! products, scores and weighted values, are sums of a broadcast key or value element times a vector of rows: neither
 //! keys nor values are ever transposed, and the softmax needs no sum across lanes.
 
-use super::super::softmax::exp2;
+use super::exp2::exp2;
 use super::vector::Simd;
 
 /// Keys of a full tile. Tiles start at multiples of it, so that a row's arithmetic does not depend on what rows it is
 /// computed with.
 pub(in super::super) const KEY_TILE: usize = 64;
-
-/// Vectors of rows in a full panel.
-pub(in super::super) const PANEL_VECTORS: usize = 3;
 
 /// Operands of one step.
 pub(in super::super) struct CausalTile<'a> {
@@ -39,21 +36,22 @@ pub(in super::super) struct CausalTile<'a> {
     pub(in super::super) out: &'a mut [f32],
 }
 
-/// Adds the tile to the state of every row. `N` broadcast elements by a panel's vectors are held in registers.
+/// Adds the tile to the state of every row. A panel is `P` vectors; `P · N` sums are held in registers, of all vectors with
+/// `N` broadcast elements.
 #[inline(always)]
-pub(super) fn run<S: Simd, const N: usize>(s: S, tile: &mut CausalTile<'_>) {
-    const { assert!(PANEL_VECTORS == 3 && KEY_TILE.is_multiple_of(N) && 16 % N == 0) };
+pub(super) fn run<S: Simd, const P: usize, const N: usize>(s: S, tile: &mut CausalTile<'_>) {
+    const { assert!(P <= 3 && KEY_TILE.is_multiple_of(N) && 16 % N == 0) };
     let rows = tile.positions.len();
     let elements = rows * tile.head_dim;
     // These lengths are what every pointer below relies on.
     assert!(rows.is_multiple_of(S::LANES) && tile.head_dim.is_multiple_of(16));
     assert!(tile.keys.len() == KEY_TILE * tile.head_dim && tile.values.len() == tile.keys.len());
     assert!(tile.queries.len() == elements && tile.out.len() == elements);
-    assert!(tile.weights.len() >= KEY_TILE * PANEL_VECTORS * S::LANES);
+    assert!(tile.weights.len() >= KEY_TILE * P * S::LANES);
     assert!(tile.largest.len() == rows && tile.sums.len() == rows);
 
-    for first in (0..rows).step_by(PANEL_VECTORS * S::LANES) {
-        match (rows - first) / S::LANES {
+    for first in (0..rows).step_by(P * S::LANES) {
+        match P.min((rows - first) / S::LANES) {
             1 => panel::<S, 1, N>(s, tile, first),
             2 => panel::<S, 2, N>(s, tile, first),
             _ => panel::<S, 3, N>(s, tile, first),

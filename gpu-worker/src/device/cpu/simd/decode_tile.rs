@@ -3,11 +3,10 @@
 use hindsight_protocol::geometry::KvDtype;
 
 use super::super::shape::Block;
-use super::super::softmax::exp2;
+use super::exp2::exp2;
 use super::vector::{Bf16, F16, KvFormat, Simd};
 
-/// The most tokens of a tile. Larger tiles spend less on the softmax between keys and values, smaller ones stay in the
-/// first-level cache.
+/// The most tokens of a tile, whose keys are all read before its values: enough to make little of the softmax in between.
 pub(in super::super) const TILE_TOKENS: usize = 64;
 
 /// Tokens whose scores are computed side by side.
@@ -36,6 +35,41 @@ pub(in super::super) struct DecodeTile<'a> {
     pub(in super::super) sums: &'a mut [f32],
     /// Sum of weighted values so far, `[group, head_dim]`.
     pub(in super::super) out: &'a mut [f32],
+}
+
+/// The next tile's memory, asked for little by little, in the order in which it lies, while this tile is computed.
+///
+/// A tile reads all its keys before its values, which is not the order of memory: the hardware's prefetcher loses track
+/// of it, as it does where blocks are scattered.
+struct Ahead<'a> {
+    blocks: std::slice::Iter<'a, Block<'a>>,
+    /// What is left of the keys or values in progress.
+    rest: &'a [u16],
+    /// The values that follow them.
+    values: &'a [u16],
+}
+
+impl<'a> Ahead<'a> {
+    fn new(blocks: &'a [Block<'a>]) -> Self {
+        Self { blocks: blocks.iter(), rest: &[], values: &[] }
+    }
+
+    /// Asks for the next `elements`, or as many as are left of a block's keys or values.
+    #[inline(always)]
+    fn advance<S: Simd>(&mut self, s: S, elements: usize) {
+        if self.rest.is_empty() {
+            self.rest = std::mem::take(&mut self.values);
+        }
+        if self.rest.is_empty() {
+            let Some(block) = self.blocks.next() else { return };
+            (self.rest, self.values) = (block.keys, block.values);
+        }
+        let (now, later) = self.rest.split_at(elements.min(self.rest.len()));
+        self.rest = later;
+        for line in now.chunks(LINE) {
+            s.prefetch(line.as_ptr());
+        }
+    }
 }
 
 /// Adds the tile to the state of every row. `HEADS` rows and `CHUNKS` vectors of a value are held in registers at a time.
@@ -254,36 +288,6 @@ fn add_columns<S: Simd, F: KvFormat, const H: usize, const C: usize>(
             for (chunk, sum) in sums.into_iter().enumerate() {
                 s.store(out.add(head * head_dim + offset + chunk * S::LANES), sum);
             }
-        }
-    }
-}
-
-/// The next tile's memory, in the order in which it lies, to be asked for bit by bit while this one is computed.
-struct Ahead<'a> {
-    blocks: std::slice::Iter<'a, Block<'a>>,
-    values: &'a [u16],
-    rest: &'a [u16],
-}
-
-impl<'a> Ahead<'a> {
-    fn new(blocks: &'a [Block<'a>]) -> Self {
-        Self { blocks: blocks.iter(), values: &[], rest: &[] }
-    }
-
-    #[inline(always)]
-    fn advance<S: Simd>(&mut self, s: S, elements: usize) {
-        if self.rest.is_empty() {
-            self.rest = std::mem::take(&mut self.values);
-            if self.rest.is_empty() {
-                let Some(block) = self.blocks.next() else { return };
-                self.rest = block.keys;
-                self.values = block.values;
-            }
-        }
-        let (now, later) = self.rest.split_at(elements.min(self.rest.len()));
-        self.rest = later;
-        for line in now.chunks(LINE) {
-            s.prefetch(line.as_ptr());
         }
     }
 }

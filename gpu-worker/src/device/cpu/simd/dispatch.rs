@@ -41,6 +41,7 @@ impl std::fmt::Display for Isa {
 pub(in super::super) struct Kernels {
     isa: Isa,
     lanes: usize,
+    panel_vectors: usize,
     decode_tile: unsafe fn(&mut DecodeTile<'_>),
     causal_tile: unsafe fn(&mut CausalTile<'_>),
     widen: unsafe fn(KvDtype, &[u16], &mut [f32]),
@@ -50,6 +51,7 @@ pub(in super::super) struct Kernels {
 static AVX512: Kernels = Kernels {
     isa: Isa::Avx512,
     lanes: 16,
+    panel_vectors: avx512::PANEL_VECTORS,
     decode_tile: avx512::decode_tile,
     causal_tile: avx512::causal_tile,
     widen: avx512::widen,
@@ -59,6 +61,7 @@ static AVX512: Kernels = Kernels {
 static AVX2: Kernels = Kernels {
     isa: Isa::Avx2,
     lanes: 8,
+    panel_vectors: avx2::PANEL_VECTORS,
     decode_tile: avx2::decode_tile,
     causal_tile: avx2::causal_tile,
     widen: avx2::widen,
@@ -67,6 +70,7 @@ static AVX2: Kernels = Kernels {
 static SCALAR: Kernels = Kernels {
     isa: Isa::Scalar,
     lanes: 4,
+    panel_vectors: scalar::PANEL_VECTORS,
     decode_tile: scalar::decode_tile,
     causal_tile: scalar::causal_tile,
     widen: scalar::widen,
@@ -99,6 +103,11 @@ impl Kernels {
     /// Floats in a vector.
     pub(in super::super) fn lanes(&self) -> usize {
         self.lanes
+    }
+
+    /// Rows of a full panel of [`CausalTile`].
+    pub(in super::super) fn panel_rows(&self) -> usize {
+        self.panel_vectors * self.lanes
     }
 
     /// Adds a tile of keys and values to the online softmax of one token's queries.

@@ -8,12 +8,12 @@ mod avx512;
 mod causal_tile;
 mod decode_tile;
 mod dispatch;
+mod exp2;
 mod scalar;
 mod vector;
 mod widen;
 
-pub(super) use causal_tile::{CausalTile, KEY_TILE, PANEL_VECTORS};
+pub(super) use causal_tile::{CausalTile, KEY_TILE};
 pub(super) use decode_tile::{DecodeTile, TILE_TOKENS};
 pub use dispatch::Isa;
 pub(super) use dispatch::Kernels;
-pub(super) use vector::Simd;

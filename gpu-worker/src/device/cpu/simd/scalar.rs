@@ -7,6 +7,9 @@ use super::decode_tile::{self, DecodeTile};
 use super::vector::Simd;
 use super::widen;
 
+/// Vectors of a full panel of [`CausalTile`].
+pub(super) const PANEL_VECTORS: usize = 2;
+
 /// No instruction set is asked for.
 #[derive(Clone, Copy)]
 pub(super) struct Scalar;
@@ -18,7 +21,7 @@ pub(super) fn decode_tile(tile: &mut DecodeTile<'_>) {
 
 /// [`causal_tile::run`], compiled for any CPU.
 pub(super) fn causal_tile(tile: &mut CausalTile<'_>) {
-    causal_tile::run::<_, 4>(Scalar, tile);
+    causal_tile::run::<_, PANEL_VECTORS, 4>(Scalar, tile);
 }
 
 /// [`widen::run`], compiled for any CPU.
@@ -151,7 +154,13 @@ fn widen_f16(bits: u16) -> f32 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::exp2::tests::assert_exp2_is_accurate;
     use super::*;
+
+    #[test]
+    fn powers_of_two_are_accurate() {
+        assert_exp2_is_accurate(Scalar, 2.0);
+    }
 
     #[test]
     fn widens_every_half_exactly() {

@@ -3,7 +3,7 @@
 /// A token that proves that the CPU has an instruction set, and the operations on its vectors of `f32`.
 ///
 /// Everything is `#[inline(always)]`, so that it is compiled with the features of the kernel it ends up in.
-pub(in super::super) trait Simd: Copy {
+pub(super) trait Simd: Copy {
     /// Floats in a vector.
     const LANES: usize;
 
@@ -55,7 +55,7 @@ pub(in super::super) trait Simd: Copy {
     /// # Safety
     /// `from` must be valid for reading `LANES` elements.
     unsafe fn load_bf16(self, from: *const u16) -> Self::F32;
-    /// Asks for a cache line; any address will do.
+    /// Asks for a cache line to be brought to the second-level cache; any address will do.
     fn prefetch(self, line: *const u16);
 }
 
