@@ -1,0 +1,45 @@
+//! The seam between the model and whatever holds its KV cache.
+
+pub mod arena;
+
+use std::error::Error;
+
+use candle_core::Tensor;
+
+/// What an attention implementation answers: the attended values, or its own error.
+///
+/// The error is boxed so that an implementation keeps its own type; [`crate::model::ModelError::Attention`] carries it
+/// as its source, where a caller can downcast it.
+pub type AttentionResult = Result<Tensor, Box<dyn Error + Send + Sync>>;
+
+/// Causal attention of one layer, together with the KV cache it reads.
+///
+/// The model computes queries, keys and values; it keeps none of them. The implementation stores the keys and values of
+/// every chunk it is given and attends over what it has stored.
+pub trait Attention {
+    /// Stores the keys and values of a chunk and attends from its queries.
+    ///
+    /// `layer` counts from 0. The chunk's tokens are at the positions `start..start + tokens`; chunks of one layer come
+    /// in order and without gaps, and the layers of one chunk come in order too.
+    ///
+    /// * `q`: `[tokens, heads, head_dim]`, rotated to its positions, not scaled: scores are `q·k / sqrt(head_dim)`.
+    /// * `k`: `[tokens, kv_heads, head_dim]`, rotated to its positions.
+    /// * `v`: `[tokens, kv_heads, head_dim]`.
+    ///
+    /// All three are contiguous f32 on the model's device. Query `i` sees the positions `0..=start + i`, among them the
+    /// chunk's own; query head `h` reads KV head `h / (heads / kv_heads)`.
+    ///
+    /// Returns `[tokens, heads * head_dim]`, f32, contiguous, on the same device.
+    ///
+    /// # Errors
+    ///
+    /// Whatever stops the implementation: the model passes it on and computes no further.
+    fn forward(
+        &mut self,
+        layer: usize,
+        start: usize,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+    ) -> AttentionResult;
+}

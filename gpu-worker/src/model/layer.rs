@@ -1,0 +1,101 @@
+//! One transformer layer: what surrounds the attention.
+
+use candle_core::{Device, Tensor};
+
+use super::gguf::GgufFile;
+use super::linear::Linear;
+use super::rope::RopeTable;
+use super::{Architecture, ModelConfig, ModelError, ops};
+use crate::attention::Attention;
+
+/// The weights of one layer.
+#[derive(Debug)]
+pub(super) struct Layer {
+    attention_norm: Tensor,
+    query: Linear,
+    key: Linear,
+    value: Linear,
+    output: Linear,
+    feed_forward_norm: Tensor,
+    gate: Linear,
+    up: Linear,
+    down: Linear,
+}
+
+impl Layer {
+    pub(super) fn load(
+        file: &GgufFile,
+        config: &ModelConfig,
+        index: usize,
+        device: &Device,
+    ) -> Result<Self, ModelError> {
+        let name = |part: &str| format!("blk.{index}.{part}");
+        let linear =
+            |part: &str, outputs, inputs| Linear::load(file, &name(part), outputs, inputs, device);
+        let norm =
+            |part: &str| file.vector(&name(&format!("{part}.weight")), config.embedding, device);
+        let projection = |part: &str, outputs| -> Result<Linear, ModelError> {
+            let bias = name(&format!("{part}.bias"));
+            let expected = config.architecture == Architecture::Qwen2 || file.has(&bias);
+            let bias = expected.then(|| file.vector(&bias, outputs, device)).transpose()?;
+            Ok(linear(part, outputs, config.embedding)?.with_bias(bias))
+        };
+        Ok(Self {
+            attention_norm: norm("attn_norm")?,
+            query: projection("attn_q", config.query_width())?,
+            key: projection("attn_k", config.kv_width())?,
+            value: projection("attn_v", config.kv_width())?,
+            output: linear("attn_output", config.embedding, config.query_width())?,
+            feed_forward_norm: norm("ffn_norm")?,
+            gate: linear("ffn_gate", config.feed_forward, config.embedding)?,
+            up: linear("ffn_up", config.feed_forward, config.embedding)?,
+            down: linear("ffn_down", config.embedding, config.feed_forward)?,
+        })
+    }
+
+    /// Queries, keys and values of the residual stream `x`, given to the attention: `[tokens, heads * head_dim]`.
+    pub(super) fn attend(
+        &self,
+        config: &ModelConfig,
+        index: usize,
+        start: usize,
+        x: &Tensor,
+        rope: &RopeTable,
+        attention: &mut dyn Attention,
+    ) -> Result<Tensor, ModelError> {
+        let tokens = x.dim(0)?;
+        let x = ops::rms_norm(x, &self.attention_norm, config.rms_epsilon)?;
+        let q = self.query.forward(&x)?.reshape((tokens, config.heads, config.head_dim))?;
+        let k = self.key.forward(&x)?.reshape((tokens, config.kv_heads, config.head_dim))?;
+        let v = self.value.forward(&x)?.reshape((tokens, config.kv_heads, config.head_dim))?;
+        let q = ops::rotate(&q, rope, config.rope.style)?;
+        let k = ops::rotate(&k, rope, config.rope.style)?;
+
+        let attended = attention
+            .forward(index, start, &q, &k, &v)
+            .map_err(|source| ModelError::Attention { layer: index, source })?;
+        let expected = [tokens, config.query_width()];
+        if attended.dims() != expected {
+            let found = attended.dims().to_vec();
+            return Err(ModelError::AttentionShape {
+                layer: index,
+                expected: expected.into(),
+                found,
+            });
+        }
+        Ok(attended)
+    }
+
+    /// What follows the attention: projects `attended`, adds the residual stream `x`, and the feed-forward layer.
+    pub(super) fn finish(
+        &self,
+        config: &ModelConfig,
+        x: &Tensor,
+        attended: &Tensor,
+    ) -> Result<Tensor, ModelError> {
+        let x = (self.output.forward(attended)? + x)?;
+        let h = ops::rms_norm(&x, &self.feed_forward_norm, config.rms_epsilon)?;
+        let h = ops::silu_mul(&self.gate.forward(&h)?, &self.up.forward(&h)?)?;
+        Ok((self.down.forward(&h)? + x)?)
+    }
+}

@@ -1,0 +1,218 @@
+//! The forward pass over small models with arbitrary weights, against candle-transformers and against the formulas in f64.
+
+use std::path::Path;
+
+use crate::support::attention::InMemory;
+use crate::support::candle::Reference;
+use crate::support::gguf::Tiny;
+use crate::support::naive;
+use candle_core::Device;
+use candle_core::quantized::GgmlDType;
+use hindsight_gpu_worker::attention::{Attention, AttentionResult};
+use hindsight_gpu_worker::model::{Logits, ModelError, Transformer};
+use proptest::prelude::*;
+
+fn llama() -> Tiny {
+    Tiny {
+        architecture: "llama",
+        layers: 2,
+        heads: 4,
+        kv_heads: 2,
+        head_dim: 64,
+        feed_forward: 512,
+        vocabulary: 320,
+        dtypes: [GgmlDType::F32; 4],
+        tied: true,
+        rope_factors: None,
+    }
+}
+
+fn qwen2() -> Tiny {
+    Tiny { architecture: "qwen2", tied: false, ..llama() }
+}
+
+fn load(path: &Path) -> Transformer {
+    Transformer::load(path, &Device::Cpu).unwrap()
+}
+
+fn prompt(tokens: usize) -> Vec<u32> {
+    (0..tokens as u32).map(|i| i * i * 7 % 319).collect()
+}
+
+/// Logits of every position, the tokens being given in chunks of the sizes that `sizes` repeats.
+fn logits_in_chunks(model: &Transformer, tokens: &[u32], sizes: &[usize]) -> Vec<Vec<f32>> {
+    let mut attention = InMemory::default();
+    let mut logits = vec![];
+    let mut sizes = sizes.iter().cycle();
+    while logits.len() < tokens.len() {
+        let start = logits.len();
+        let end = tokens.len().min(start + sizes.next().unwrap());
+        let chunk = model.forward(&tokens[start..end], start, &mut attention, Logits::All).unwrap();
+        logits.extend(chunk.unwrap().to_vec2::<f32>().unwrap());
+    }
+    logits
+}
+
+/// The largest difference, as a share of the largest reference value.
+fn error(ours: &[f32], reference: impl IntoIterator<Item = f64>) -> f64 {
+    let (mut worst, mut largest) = (0f64, 0f64);
+    for (a, b) in ours.iter().zip(reference) {
+        worst = worst.max((f64::from(*a) - b).abs());
+        largest = largest.max(b.abs());
+    }
+    worst / largest
+}
+
+fn assert_follows_formulas(model: &Tiny) {
+    let tokens = prompt(100);
+    let ours = logits_in_chunks(&load(model.write().path()), &tokens, &[40, 7, 1]);
+    for (position, (ours, expected)) in ours.iter().zip(naive::logits(model, &tokens)).enumerate() {
+        let error = error(ours, expected);
+        assert!(error < 1e-4, "{}: off by {error:e} at position {position}", model.architecture);
+    }
+}
+
+#[test]
+fn llama_follows_the_formulas() {
+    assert_follows_formulas(&llama());
+}
+
+#[test]
+fn llama_3_rope_factors_follow_the_formulas() {
+    let factors = (0..32).map(|i| if i < 12 { 1.0 } else { 1.0 + (i - 11) as f32 / 3.0 }).collect();
+    assert_follows_formulas(&Tiny { rope_factors: Some(factors), ..llama() });
+}
+
+#[test]
+fn qwen2_follows_the_formulas() {
+    assert_follows_formulas(&qwen2());
+}
+
+/// Logits of candle's sixteen greedy tokens after a prompt of 48. Differences of rounding grow where one flips a quantized
+/// activation.
+fn assert_agrees_with_candle(model: &Tiny) {
+    let file = model.write();
+    let ours = load(file.path());
+    let mut candle = Reference::load(file.path());
+    let mut tokens = prompt(48);
+    let mut attention = InMemory::default();
+    ours.forward(&tokens[..31], 0, &mut attention, Logits::None).unwrap();
+    let mut start = 31;
+    let mut expected = candle.forward(&tokens, 0);
+    for step in 0..16 {
+        let logits =
+            ours.forward(&tokens[start..], start, &mut attention, Logits::Last).unwrap().unwrap();
+        let logits = logits.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let error = error(&logits, expected.iter().copied().map(f64::from));
+        let name = format!("{} {:?}", model.architecture, model.dtypes);
+        assert!(error < 0.05, "{name}: off by {error:e} at step {step}");
+        start = tokens.len();
+        tokens.push(
+            (0..320)
+                .max_by(|&a, &b| expected[a as usize].total_cmp(&expected[b as usize]))
+                .unwrap(),
+        );
+        expected = candle.forward(&tokens[start..], start);
+    }
+}
+
+#[test]
+fn every_quantization_agrees_with_candle() {
+    use GgmlDType::*;
+    let mixes = [
+        [Q8_0, Q4_0, Q5_0, Q8_0],
+        [Q4_1, Q4_1, Q4_1, Q8_0],
+        [Q5_0, Q5_1, Q6K, Q5_0],
+        [Q4K, Q4K, Q6K, Q6K],
+        [Q5K, Q3K, Q2K, Q4K],
+        [F16, BF16, F32, F16],
+    ];
+    for dtypes in mixes {
+        for model in [llama(), qwen2()] {
+            for tied in [false, true] {
+                assert_agrees_with_candle(&Tiny { dtypes, tied, ..model.clone() });
+            }
+        }
+    }
+}
+
+#[test]
+fn missing_and_misshapen_tensors_are_named() {
+    let error = |model: &Tiny, kind| {
+        let error = Transformer::load(model.write().path(), &Device::Cpu).unwrap_err();
+        assert_eq!(error.kind(), kind, "{error}");
+        error.to_string()
+    };
+    let factors = Some(vec![1.0; 31]);
+    assert!(
+        error(&Tiny { rope_factors: factors, ..llama() }, "model_tensor_shape")
+            .contains("rope_freqs.weight")
+    );
+    // Written with llama's tensors, read with qwen2's keys: the biases are missing.
+    let file = qwen2().write();
+    let bytes = std::fs::read(file.path()).unwrap();
+    let needle = b"blk.1.attn_k.bias";
+    let at = bytes.windows(needle.len()).position(|window| window == needle).unwrap();
+    let mut damaged = bytes;
+    damaged[at] = b'X';
+    std::fs::write(file.path(), damaged).unwrap();
+    let missing = Transformer::load(file.path(), &Device::Cpu).unwrap_err();
+    assert_eq!(missing.kind(), "model_tensor_missing");
+    assert!(missing.to_string().contains("blk.1.attn_k.bias"), "{missing}");
+}
+
+#[test]
+fn tokens_outside_the_vocabulary_and_empty_chunks_are_errors() {
+    let model = load(llama().write().path());
+    let mut attention = InMemory::default();
+    let error = model.forward(&[0, 320], 0, &mut attention, Logits::Last).unwrap_err();
+    assert!(matches!(error, ModelError::Token { token: 320, vocabulary: 320 }), "{error}");
+    let error = model.forward(&[], 0, &mut attention, Logits::Last).unwrap_err();
+    assert!(matches!(error, ModelError::NoTokens), "{error}");
+}
+
+struct Broken;
+
+impl Attention for Broken {
+    fn forward(
+        &mut self,
+        layer: usize,
+        _: usize,
+        q: &candle_core::Tensor,
+        _: &candle_core::Tensor,
+        _: &candle_core::Tensor,
+    ) -> AttentionResult {
+        if layer == 1 { Err("the indexer is gone".into()) } else { Ok(q.flatten_from(1)?) }
+    }
+}
+
+#[test]
+fn what_the_attention_reports_comes_through() {
+    let model = load(llama().write().path());
+    let error = model.forward(&[1, 2], 0, &mut Broken, Logits::Last).unwrap_err();
+    assert_eq!(error.kind(), "attention_failed");
+    assert_eq!(error.to_string(), "attention of layer 1: the indexer is gone");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+
+    #[test]
+    fn chunks_do_not_change_the_result(sizes in prop::collection::vec(1usize..30, 1..5)) {
+        let model = load(qwen2().write().path());
+        let tokens = prompt(60);
+        let whole = logits_in_chunks(&model, &tokens, &[60]);
+        for (whole, chunked) in whole.iter().zip(logits_in_chunks(&model, &tokens, &sizes)) {
+            prop_assert!(error(&chunked, whole.iter().copied().map(f64::from)) < 1e-4);
+        }
+    }
+
+    #[test]
+    fn a_truncated_file_is_an_error(share in 0.0f64..1.0) {
+        let file = llama().write();
+        let length = file.as_file().metadata().unwrap().len();
+        file.as_file().set_len((length as f64 * share) as u64).unwrap();
+        let error = Transformer::load(file.path(), &Device::Cpu).unwrap_err();
+        prop_assert!(["model_not_gguf", "model_truncated"].contains(&error.kind()), "{}", error);
+    }
+}
