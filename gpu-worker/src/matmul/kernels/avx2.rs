@@ -162,24 +162,30 @@ fn unpack<const BITS: usize>(unit: &[u8], half: usize) -> [__m256i; 8] {
     groups
 }
 
-/// `sums` plus the products of groups of `BITS`-bit codes with words of 4 activations.
+/// `sums` plus the products of the groups `FROM..TO` of `BITS`-bit codes with words of 4 activations.
 ///
 /// The 16-bit sums cannot overflow: `step` products of pairs, each at most 2·127·(2^BITS − 1), stay below 2^15.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn dot<const BITS: usize>(mut sums: __m256i, groups: &[__m256i], words: &[i32]) -> __m256i {
+fn dot<const BITS: usize, const FROM: usize, const TO: usize>(
+    mut sums: __m256i,
+    groups: &[__m256i; 8],
+    words: &[i32; 8],
+) -> __m256i {
     let step = match BITS {
         4 => 8,
         5 => 4,
         _ => 2,
     };
     let ones = _mm256_set1_epi16(1);
-    for (groups, words) in groups.chunks(step).zip(words.chunks(step)) {
-        let mut pairs = _mm256_setzero_si256();
-        for (group, word) in groups.iter().zip(words) {
-            pairs = _mm256_add_epi16(pairs, _mm256_maddubs_epi16(*group, _mm256_set1_epi32(*word)));
+    let mut pairs = _mm256_setzero_si256();
+    for g in FROM..TO {
+        let x = _mm256_set1_epi32(words[g]);
+        pairs = _mm256_add_epi16(pairs, _mm256_maddubs_epi16(groups[g], x));
+        if (g + 1 - FROM).is_multiple_of(step) || g + 1 == TO {
+            sums = _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, ones));
+            pairs = _mm256_setzero_si256();
         }
-        sums = _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, ones));
     }
     sums
 }
@@ -202,10 +208,15 @@ fn dot_bytes(groups: &[__m256i; 8], words: &[i32; 8]) -> __m256i {
 
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn simple<F: Simple, const M: usize>(panel: &[u8], rows: [&[Block32]; M]) -> [[f32; ROWS]; M] {
+fn simple<F: Simple, const M: usize>(panel: &[u8], mut rows: [&[Block32]; M]) -> [[f32; ROWS]; M] {
     let mut sums = [[_mm256_setzero_ps(); 2]; M];
     let bytes = F::CODES + if F::MINIMUM { 2 * SCALE_BYTES } else { SCALE_BYTES };
-    for (index, block) in panel.chunks_exact(bytes).enumerate() {
+    let blocks = panel.len() / bytes;
+    for row in &mut rows {
+        *row = &row[..blocks];
+    }
+    for index in 0..blocks {
+        let block = &panel[index * bytes..][..bytes];
         for half in 0..2 {
             let groups = match F::BITS {
                 4 => unpack::<4>(block, half),
@@ -220,8 +231,8 @@ fn simple<F: Simple, const M: usize>(panel: &[u8], rows: [&[Block32]; M]) -> [[f
                     None => _mm256_setzero_si256(),
                 };
                 let dots = match F::BITS {
-                    4 => dot::<4>(start, &groups, &x.words),
-                    5 => dot::<5>(start, &groups, &x.words),
+                    4 => dot::<4, 0, 8>(start, &groups, &x.words),
+                    5 => dot::<5, 0, 8>(start, &groups, &x.words),
                     _ => dot_bytes(&groups, &x.words),
                 };
                 let scale = _mm256_mul_ps(d, _mm256_set1_ps(x.scale));
@@ -260,10 +271,15 @@ fn dot_sums<F: Nested>(block: &[u8], at: usize, x: &Block256, half: usize) -> __
 
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn nested<F: Nested, const M: usize>(panel: &[u8], rows: [&[Block256]; M]) -> [[f32; ROWS]; M] {
+fn nested<F: Nested, const M: usize>(panel: &[u8], mut rows: [&[Block256]; M]) -> [[f32; ROWS]; M] {
     let mut sums = [[_mm256_setzero_ps(); 2]; M];
     let bytes = F::SCALE + if F::MINIMUM { 2 * SCALE_BYTES } else { SCALE_BYTES };
-    for (index, block) in panel.chunks_exact(bytes).enumerate() {
+    let blocks = panel.len() / bytes;
+    for row in &mut rows {
+        *row = &row[..blocks];
+    }
+    for index in 0..blocks {
+        let block = &panel[index * bytes..][..bytes];
         for half in 0..2 {
             let scaled = scaled_dots::<F, M>(block, &rows, index, half);
             let d = load_scales(block, F::SCALE, half);
@@ -314,12 +330,12 @@ fn scaled_dots<F: Nested, const M: usize>(
         for m in 0..M {
             let words = &rows[m][index].words[unit];
             if F::PART == 16 {
-                let first = _mm256_mullo_epi32(part_dot::<F>(&groups[..4], &words[..4]), even);
-                let second = _mm256_mullo_epi32(part_dot::<F>(&groups[4..], &words[4..]), odd);
+                let first = _mm256_mullo_epi32(part_dot::<F, 0, 4>(&groups, words), even);
+                let second = _mm256_mullo_epi32(part_dot::<F, 4, 8>(&groups, words), odd);
                 scaled[m] = _mm256_add_epi32(scaled[m], _mm256_add_epi32(first, second));
             } else {
                 let scale = if unit % 2 == 0 { even } else { odd };
-                let dots = _mm256_mullo_epi32(part_dot::<F>(&groups, words), scale);
+                let dots = _mm256_mullo_epi32(part_dot::<F, 0, 8>(&groups, words), scale);
                 scaled[m] = _mm256_add_epi32(scaled[m], dots);
             }
         }
@@ -329,11 +345,14 @@ fn scaled_dots<F: Nested, const M: usize>(
 
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn part_dot<F: Nested>(groups: &[__m256i], words: &[i32]) -> __m256i {
+fn part_dot<F: Nested, const FROM: usize, const TO: usize>(
+    groups: &[__m256i; 8],
+    words: &[i32; 8],
+) -> __m256i {
     let zero = _mm256_setzero_si256();
     match F::BITS {
-        4 => dot::<4>(zero, groups, words),
-        5 => dot::<5>(zero, groups, words),
-        _ => dot::<6>(zero, groups, words),
+        4 => dot::<4, FROM, TO>(zero, groups, words),
+        5 => dot::<5, FROM, TO>(zero, groups, words),
+        _ => dot::<6, FROM, TO>(zero, groups, words),
     }
 }

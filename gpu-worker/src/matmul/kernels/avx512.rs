@@ -112,8 +112,8 @@ fn store<const M: usize>(sums: &[__m512; M]) -> [[f32; ROWS]; M] {
 fn unpack<const BITS: usize>(unit: &[u8]) -> [__m512i; 8] {
     let mut groups = [_mm512_setzero_si512(); 8];
     if BITS == 8 {
-        for (plane, group) in groups.iter_mut().enumerate() {
-            *group = load(unit, 64 * plane);
+        for g in 0..8 {
+            groups[g] = load(unit, 64 * g);
         }
         return groups;
     }
@@ -162,22 +162,31 @@ fn unpack<const BITS: usize>(unit: &[u8]) -> [__m512i; 8] {
     groups
 }
 
-/// `sums` plus the products of groups with words of 4 activations.
+/// `sums` plus the products of the groups `FROM..TO` with words of 4 activations.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
-fn dot(mut sums: __m512i, groups: &[__m512i], words: &[i32]) -> __m512i {
-    for (group, word) in groups.iter().zip(words) {
-        sums = _mm512_dpbusd_epi32(sums, *group, _mm512_set1_epi32(*word));
+fn dot<const FROM: usize, const TO: usize>(
+    mut sums: __m512i,
+    groups: &[__m512i; 8],
+    words: &[i32; 8],
+) -> __m512i {
+    for g in FROM..TO {
+        sums = _mm512_dpbusd_epi32(sums, groups[g], _mm512_set1_epi32(words[g]));
     }
     sums
 }
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
-fn simple<F: Simple, const M: usize>(panel: &[u8], rows: [&[Block32]; M]) -> [[f32; ROWS]; M] {
+fn simple<F: Simple, const M: usize>(panel: &[u8], mut rows: [&[Block32]; M]) -> [[f32; ROWS]; M] {
     let mut sums = [_mm512_setzero_ps(); M];
     let bytes = F::CODES + if F::MINIMUM { 2 * SCALE_BYTES } else { SCALE_BYTES };
-    for (index, block) in panel.chunks_exact(bytes).enumerate() {
+    let blocks = panel.len() / bytes;
+    for row in &mut rows {
+        *row = &row[..blocks];
+    }
+    for index in 0..blocks {
+        let block = &panel[index * bytes..][..bytes];
         let groups = match F::BITS {
             4 => unpack::<4>(block),
             5 => unpack::<5>(block),
@@ -190,7 +199,7 @@ fn simple<F: Simple, const M: usize>(panel: &[u8], rows: [&[Block32]; M]) -> [[f
                 Some(power) => _mm512_set1_epi32(x.minus_sum << power),
                 None => _mm512_setzero_si512(),
             };
-            let dots = dot(start, &groups, &x.words);
+            let dots = dot::<0, 8>(start, &groups, &x.words);
             let scale = _mm512_mul_ps(d, _mm512_set1_ps(x.scale));
             sums[m] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots), scale, sums[m]);
             if F::MINIMUM {
@@ -223,11 +232,16 @@ fn dot_sums<F: Nested>(block: &[u8], at: usize, x: &Block256) -> __m512i {
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
-fn nested<F: Nested, const M: usize>(panel: &[u8], rows: [&[Block256]; M]) -> [[f32; ROWS]; M] {
+fn nested<F: Nested, const M: usize>(panel: &[u8], mut rows: [&[Block256]; M]) -> [[f32; ROWS]; M] {
     let zero = _mm512_setzero_si512();
     let mut sums = [_mm512_setzero_ps(); M];
     let bytes = F::SCALE + if F::MINIMUM { 2 * SCALE_BYTES } else { SCALE_BYTES };
-    for (index, block) in panel.chunks_exact(bytes).enumerate() {
+    let blocks = panel.len() / bytes;
+    for row in &mut rows {
+        *row = &row[..blocks];
+    }
+    for index in 0..blocks {
+        let block = &panel[index * bytes..][..bytes];
         let mut scaled = [zero; M];
         for unit in 0..8 {
             let codes = &block[unit * F::UNIT..][..F::UNIT];
@@ -242,12 +256,12 @@ fn nested<F: Nested, const M: usize>(panel: &[u8], rows: [&[Block256]; M]) -> [[
             for m in 0..M {
                 let words = &rows[m][index].words[unit];
                 if F::PART == 16 {
-                    let first = _mm512_mullo_epi32(dot(zero, &groups[..4], &words[..4]), even);
-                    let second = _mm512_mullo_epi32(dot(zero, &groups[4..], &words[4..]), odd);
+                    let first = _mm512_mullo_epi32(dot::<0, 4>(zero, &groups, words), even);
+                    let second = _mm512_mullo_epi32(dot::<4, 8>(zero, &groups, words), odd);
                     scaled[m] = _mm512_add_epi32(scaled[m], _mm512_add_epi32(first, second));
                 } else {
                     let scale = if unit % 2 == 0 { even } else { odd };
-                    let dots = _mm512_mullo_epi32(dot(zero, &groups, words), scale);
+                    let dots = _mm512_mullo_epi32(dot::<0, 8>(zero, &groups, words), scale);
                     scaled[m] = _mm512_add_epi32(scaled[m], dots);
                 }
             }
