@@ -1,5 +1,6 @@
 //! The models known by name, and what `--model` may say.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
@@ -99,6 +100,21 @@ pub enum ResolveError {
         /// What was asked for.
         spec: String,
     },
+}
+
+impl ResolveError {
+    /// A stable name of the variant for scripts.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Unknown { .. } => "unknown_model",
+            Self::MalformedHub { .. } => "malformed_hub_name",
+        }
+    }
+
+    /// The way out.
+    pub fn hint(&self) -> Option<Cow<'static, str>> {
+        Some("give a known name, FILE.gguf or hf:owner/repo/file.gguf".into())
+    }
 }
 
 fn known_names() -> String {

@@ -76,17 +76,22 @@ impl GgufFile {
     /// # Errors
     /// [`GgufError::WrongType`] if it is no number between 0 and 2³² - 1.
     pub fn u32(&self, key: &str) -> Result<Option<u32>, GgufError> {
-        self.typed(key, "an unsigned 32-bit number", |value| match *value {
-            Value::U8(number) => Some(number.into()),
-            Value::U16(number) => Some(number.into()),
-            Value::U32(number) => Some(number),
-            Value::U64(number) => number.try_into().ok(),
-            Value::I8(number) => number.try_into().ok(),
-            Value::I16(number) => number.try_into().ok(),
-            Value::I32(number) => number.try_into().ok(),
-            Value::I64(number) => number.try_into().ok(),
-            _ => None,
-        })
+        self.typed(key, "an unsigned 32-bit number", as_u32)
+    }
+
+    /// The array of unsigned numbers under `key`, if there.
+    ///
+    /// # Errors
+    /// [`GgufError::WrongType`] if it is none, or one of them is no number between 0 and 2³² - 1.
+    pub fn u32s(&self, key: &str) -> Result<Option<Vec<u32>>, GgufError> {
+        self.typed(
+            key,
+            "an array of unsigned 32-bit numbers",
+            |value| match value {
+                Value::Array(values) => values.iter().map(as_u32).collect(),
+                _ => None,
+            },
+        )
     }
 
     /// The truth value under `key`, if there.
@@ -151,6 +156,20 @@ impl GgufFile {
             key: key.to_owned(),
             expected,
         })
+    }
+}
+
+fn as_u32(value: &Value) -> Option<u32> {
+    match *value {
+        Value::U8(number) => Some(number.into()),
+        Value::U16(number) => Some(number.into()),
+        Value::U32(number) => Some(number),
+        Value::U64(number) => number.try_into().ok(),
+        Value::I8(number) => number.try_into().ok(),
+        Value::I16(number) => number.try_into().ok(),
+        Value::I32(number) => number.try_into().ok(),
+        Value::I64(number) => number.try_into().ok(),
+        _ => None,
     }
 }
 
