@@ -54,8 +54,9 @@ impl CpuAttention {
         out.fill(0.0);
 
         let mut tiles = Tiles::new(head_dim, blocks.into_iter());
-        let mut tile = tiles.next_tile();
-        while !tile.blocks().is_empty() {
+        // The first round has nothing to attend: it only asks for the first tile's memory.
+        let mut tile = Tile::default();
+        loop {
             let ahead = tiles.next_tile();
             self.kernels.decode_tile(&mut DecodeTile {
                 head_dim,
@@ -68,6 +69,9 @@ impl CpuAttention {
                 sums,
                 out,
             });
+            if ahead.blocks().is_empty() {
+                break;
+            }
             tile = ahead;
         }
 
@@ -82,6 +86,12 @@ impl CpuAttention {
 struct Tile<'b> {
     blocks: [Block<'b>; TILE_BLOCKS],
     len: usize,
+}
+
+impl Default for Tile<'_> {
+    fn default() -> Self {
+        Self { blocks: [Block { keys: &[], values: &[] }; TILE_BLOCKS], len: 0 }
+    }
 }
 
 impl<'b> Tile<'b> {
@@ -105,7 +115,7 @@ impl<'b, I: Iterator<Item = Block<'b>>> Tiles<'b, I> {
 
     /// The next tile; empty after the last one.
     fn next_tile(&mut self) -> Tile<'b> {
-        let mut tile = Tile { blocks: [Block { keys: &[], values: &[] }; TILE_BLOCKS], len: 0 };
+        let mut tile = Tile::default();
         let mut tokens = 0;
         while tile.len < TILE_BLOCKS {
             let Some(block) = self.left.take().or_else(|| self.blocks.next()) else {

@@ -4,6 +4,9 @@
 //! many as the registers take, and a panel's queries, weights and results lie transposed, `[element, row]`. Then both
 //! products, scores and weighted values, are sums of a broadcast key or value element times a vector of rows: neither
 //! keys nor values are ever transposed, and the softmax needs no sum across lanes.
+//!
+//! Products of bf16 operands would be twice as fast where the CPU has them, but put an error of 2e-3 to 6e-3 on the result,
+//! ten times what storing keys and values in f16 does (3e-4 to 7e-4, 4,096 random keys); these are within 2e-6.
 
 use super::exp2::exp2;
 use super::vector::Simd;

@@ -23,7 +23,7 @@ pub(in super::super) struct DecodeTile<'a> {
     pub(in super::super) dtype: KvDtype,
     /// Queries `[group, head_dim]`, scaled so that `q·k` is a score in base 2.
     pub(in super::super) queries: &'a [f32],
-    /// The tile: blocks of at most [`TILE_TOKENS`] tokens together.
+    /// The tile: blocks of at most [`TILE_TOKENS`] tokens together, or none, to ask for `ahead` alone.
     pub(in super::super) blocks: &'a [Block<'a>],
     /// The blocks of the next tile, to be brought nearer meanwhile.
     pub(in super::super) ahead: &'a [Block<'a>],
@@ -52,6 +52,11 @@ struct Ahead<'a> {
 impl<'a> Ahead<'a> {
     fn new(blocks: &'a [Block<'a>]) -> Self {
         Self { blocks: blocks.iter(), rest: &[], values: &[] }
+    }
+
+    /// Whether all has been asked for.
+    fn is_done(&self) -> bool {
+        self.rest.is_empty() && self.values.is_empty() && self.blocks.len() == 0
     }
 
     /// Asks for the next `elements`, or as many as are left of a block's keys or values.
@@ -117,6 +122,9 @@ fn run_format<S: Simd, F: KvFormat, const HEADS: usize, const CHUNKS: usize>(
             3 => add_values::<S, F, 3, CHUNKS>(s, tile, first, &mut ahead),
             _ => add_values::<S, F, 4, CHUNKS>(s, tile, first, &mut ahead),
         }
+    }
+    while !ahead.is_done() {
+        ahead.advance(s, head_dim);
     }
 }
 
