@@ -134,7 +134,7 @@ impl GgufError {
     pub fn hint(&self) -> Option<Cow<'static, str>> {
         let hint = match self {
             Self::NotFound { .. } => {
-                "check the path; `hindsight models` lists the models known by name"
+                "check the path; `hindsight pull --list` shows the models known by name"
             }
             Self::NotAFile { .. } | Self::NotGguf { .. } => {
                 "give a model in the GGUF format (safetensors and PyTorch files must be converted first)"

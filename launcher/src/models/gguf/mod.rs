@@ -4,7 +4,7 @@ mod error;
 mod scan;
 
 use std::fs::{self, File};
-use std::io::{BufReader, Seek};
+use std::io::{BufReader, Cursor, Read, Seek};
 use std::path::{Path, PathBuf};
 
 use candle_core::quantized::gguf_file::{Content, Value};
@@ -37,10 +37,14 @@ impl GgufFile {
             path: path.to_owned(),
             source,
         };
-        scan::scan(BufReader::new(&file), path, metadata.len())?;
+        let header_bytes = scan::scan(BufReader::new(&file), path, metadata.len())?;
         file.rewind().map_err(io_error)?;
+        let mut header = Vec::new();
+        file.take(header_bytes)
+            .read_to_end(&mut header)
+            .map_err(io_error)?;
         let content =
-            Content::read(&mut BufReader::new(file)).map_err(|e| GgufError::Malformed {
+            Content::read(&mut Cursor::new(header)).map_err(|e| GgufError::Malformed {
                 path: path.to_owned(),
                 reason: e.to_string(),
             })?;

@@ -49,8 +49,10 @@ const TYPE_BOOL: u32 = 7;
 const TYPE_STRING: u32 = 8;
 const TYPE_ARRAY: u32 = 9;
 
-/// Walks the header from the start of the file and checks that every tensor lies within it.
-pub(super) fn scan(reader: impl BufRead, path: &Path, file_bytes: u64) -> Result<(), GgufError> {
+/// Walks the header from the start of the file and checks that every tensor lies within the file.
+///
+/// Returns the length of the header in bytes, without the padding up to the tensor data.
+pub(super) fn scan(reader: impl BufRead, path: &Path, file_bytes: u64) -> Result<u64, GgufError> {
     Scan {
         reader,
         path,
@@ -79,13 +81,14 @@ struct Extent {
 }
 
 impl<R: BufRead> Scan<'_, R> {
-    fn run(mut self) -> Result<(), GgufError> {
+    fn run(mut self) -> Result<u64, GgufError> {
         self.magic_and_version()?;
         let tensors = self.count("the number of tensors", MAX_TENSORS)?;
         let keys = self.count("the number of metadata keys", MAX_KEYS)?;
         self.metadata(keys)?;
         let extents = self.tensors(tensors)?;
-        self.check_extents(&extents)
+        self.check_extents(&extents)?;
+        Ok(self.position)
     }
 
     fn magic_and_version(&mut self) -> Result<(), GgufError> {

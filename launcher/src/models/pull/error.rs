@@ -33,15 +33,12 @@ pub enum PullError {
         tail: String,
     },
     /// The file system has no room, or ran out of it.
-    #[error(
-        "not enough room in {}: {} needed{}",
-        dir.display(), mib(*needed), free.map(|free| format!(", {} free", mib(free))).unwrap_or_default()
-    )]
+    #[error("not enough room in {}{}", dir.display(), room(*needed, *free))]
     DiskFull {
         /// The models directory.
         dir: PathBuf,
-        /// Bytes needed.
-        needed: u64,
+        /// Bytes needed, if known.
+        needed: Option<u64>,
         /// Bytes free, if known.
         free: Option<u64>,
     },
@@ -135,7 +132,7 @@ impl PullError {
             Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
                 Self::DiskFull {
                     dir: dir.to_owned(),
-                    needed,
+                    needed: Some(needed),
                     free: None,
                 }
             }
@@ -188,6 +185,14 @@ impl PullError {
             Self::Cancelled => return None,
         };
         Some(hint.into())
+    }
+}
+
+fn room(needed: Option<u64>, free: Option<u64>) -> String {
+    match (needed, free) {
+        (Some(needed), Some(free)) => format!(": {} needed, {} free", mib(needed), mib(free)),
+        (Some(needed), None) => format!(": {} needed", mib(needed)),
+        (None, _) => String::new(),
     }
 }
 

@@ -139,7 +139,7 @@ impl Hub {
             },
             ApiError::IoError(e) if e.kind() == io::ErrorKind::StorageFull => PullError::DiskFull {
                 dir: self.cache.clone(),
-                needed: 0,
+                needed: None,
                 free: None,
             },
             other => PullError::HubUnreachable {

@@ -185,7 +185,7 @@ fn failure(entry: &Entry, dir: &Path, status: ExitStatus, tail: &str) -> PullErr
     if tail.contains("No space left on device") {
         return PullError::DiskFull {
             dir: dir.parent().unwrap_or(dir).to_owned(),
-            needed: entry.download_bytes.saturating_add(entry.bytes),
+            needed: Some(entry.download_bytes.saturating_add(entry.bytes)),
             free: None,
         };
     }

@@ -119,7 +119,7 @@ impl Slot {
         if free < needed {
             return Err(PullError::DiskFull {
                 dir: self.dir.clone(),
-                needed,
+                needed: Some(needed),
                 free: Some(free),
             });
         }

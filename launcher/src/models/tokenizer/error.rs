@@ -65,7 +65,7 @@ impl TokenizerError {
         match self {
             Self::Metadata(error) => error.hint(),
             Self::UnsupportedModel { .. } | Self::UnsupportedPreTokenizer { .. } => Some(
-                "choose a model with a supported tokenizer; `hindsight models` lists tested ones"
+                "choose a model with a supported tokenizer; `hindsight pull --list` shows tested ones"
                     .into(),
             ),
             Self::Vocabulary { .. } => {

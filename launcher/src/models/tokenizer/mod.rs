@@ -41,6 +41,9 @@ const END_NAMES: [&str; 10] = [
     "</s>",
 ];
 
+/// The longest run of white space that is encoded.
+const MAX_WHITESPACE_BYTES: usize = 1 << 19;
+
 /// What the written form of a control token in a text means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Specials {
@@ -237,6 +240,7 @@ impl Tokenizer {
     }
 
     fn encode_plain(&self, text: &str, ids: &mut Vec<u32>) -> Result<(), TokenizerError> {
+        check_whitespace(text)?;
         let encoding = self
             .bpe
             .encode_fast(text, false)
@@ -356,6 +360,23 @@ impl<'a> Vocabulary<'a> {
             _ => Vec::new(),
         }
     }
+}
+
+/// Refuses a text whose words could not be told apart: the regular expressions go back over a run of white space step
+/// by step, and their engine gives up after a million steps and would leave the rest of the text as one word.
+fn check_whitespace(text: &str) -> Result<(), TokenizerError> {
+    let longest = text
+        .split(|c: char| !c.is_whitespace())
+        .map(str::len)
+        .max()
+        .unwrap_or(0);
+    if longest <= MAX_WHITESPACE_BYTES {
+        return Ok(());
+    }
+    let reason = format!(
+        "it has {longest} bytes of white space in a row, the limit is {MAX_WHITESPACE_BYTES}"
+    );
+    Err(TokenizerError::Encode { reason })
 }
 
 fn bad_vocabulary(gguf: &GgufFile, reason: String) -> TokenizerError {

@@ -236,3 +236,16 @@ fn contradictory_vocabularies_are_refused() {
     let missing = build(&gguf([("tokenizer.ggml.model", "gpt2".into())])).unwrap_err();
     assert_eq!(missing.kind(), "gguf_metadata");
 }
+
+#[test]
+fn long_runs_are_cut_as_short_ones_or_refused() {
+    let golden = Golden::read(include_str!("golden/qwen2.json"));
+    let tokenizer = Tokenizer::from_gguf(&golden.gguf()).unwrap();
+    let encode =
+        |spaces: usize| tokenizer.encode(&format!("a{}b", " ".repeat(spaces)), Specials::Text);
+    let last = |spaces| golden.original(&encode(spaces).unwrap()).pop();
+    assert_eq!(last(MAX_WHITESPACE_BYTES), last(2));
+    let error = encode(MAX_WHITESPACE_BYTES + 1).unwrap_err();
+    assert_eq!(error.kind(), "encode_failed");
+    assert!(error.to_string().contains("white space"), "{error}");
+}
