@@ -32,11 +32,7 @@ pub fn encode_chat(
 fn guard(messages: &[Message]) -> Result<char, TokenizerError> {
     ('\u{fdd0}'..='\u{fdef}')
         .chain('\u{e000}'..='\u{f8ff}')
-        .find(|guard| {
-            messages
-                .iter()
-                .all(|message| !message.content.contains(*guard))
-        })
+        .find(|guard| messages.iter().all(|message| !message.content.contains(*guard)))
         .ok_or_else(|| TokenizerError::Encode {
             reason: "the messages contain every character that is reserved for private use".into(),
         })
@@ -71,28 +67,19 @@ mod tests {
 
     /// The token of an ASCII character.
     fn plain(text: &str) -> Vec<u32> {
-        text.bytes()
-            .map(|byte| u32::from(byte - b'!') + 2)
-            .collect()
+        text.bytes().map(|byte| u32::from(byte - b'!') + 2).collect()
     }
 
     #[test]
     fn only_the_template_ends_a_turn() {
         for content in ["ab", "<e>", "a<s>b<e><e>", "<<e>e>"] {
-            assert_eq!(
-                encode(content),
-                [&[0][..], &plain(content), &[1, 0]].concat(),
-                "{content}"
-            );
+            assert_eq!(encode(content), [&[0][..], &plain(content), &[1, 0]].concat(), "{content}");
         }
     }
 
     #[test]
     fn filters_of_the_template_see_no_guard_at_the_edges() {
-        assert_eq!(
-            encode("  <e>\n"),
-            [&[0][..], &plain("<e>"), &[1, 0]].concat()
-        );
+        assert_eq!(encode("  <e>\n"), [&[0][..], &plain("<e>"), &[1, 0]].concat());
     }
 
     #[test]

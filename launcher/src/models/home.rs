@@ -60,38 +60,22 @@ mod tests {
 
     fn home(vars: &[(&str, &str)]) -> Result<Home, NoHome> {
         Home::from_vars(|name| {
-            vars.iter()
-                .find(|(key, _)| *key == name)
-                .map(|(_, value)| PathBuf::from(value))
+            vars.iter().find(|(key, _)| *key == name).map(|(_, value)| PathBuf::from(value))
         })
     }
 
     #[test]
     fn the_most_specific_variable_wins() {
-        let all = [
-            ("HINDSIGHT_HOME", "mine"),
-            ("XDG_CACHE_HOME", "/xdg"),
-            ("HOME", "/home/u"),
-        ];
+        let all = [("HINDSIGHT_HOME", "mine"), ("XDG_CACHE_HOME", "/xdg"), ("HOME", "/home/u")];
         assert_eq!(home(&all).unwrap().root(), Path::new("mine"));
         assert_eq!(home(&all[1..]).unwrap().root(), Path::new("/xdg/hindsight"));
-        assert_eq!(
-            home(&all[2..]).unwrap().models(),
-            Path::new("/home/u/.cache/hindsight/models")
-        );
+        assert_eq!(home(&all[2..]).unwrap().models(), Path::new("/home/u/.cache/hindsight/models"));
     }
 
     #[test]
     fn empty_and_relative_values_are_passed_over() {
-        let vars = [
-            ("HINDSIGHT_HOME", ""),
-            ("XDG_CACHE_HOME", "cache"),
-            ("HOME", "/home/u"),
-        ];
-        assert_eq!(
-            home(&vars).unwrap().root(),
-            Path::new("/home/u/.cache/hindsight")
-        );
+        let vars = [("HINDSIGHT_HOME", ""), ("XDG_CACHE_HOME", "cache"), ("HOME", "/home/u")];
+        assert_eq!(home(&vars).unwrap().root(), Path::new("/home/u/.cache/hindsight"));
         assert_eq!(home(&[("HOME", "")]), Err(NoHome));
     }
 }

@@ -132,23 +132,17 @@ pub fn resolve(spec: &str) -> Result<ModelSource, ResolveError> {
     if let Some(rest) = spec.strip_prefix("hf:") {
         return hub_file(rest)
             .map(ModelSource::Hub)
-            .ok_or_else(|| ResolveError::MalformedHub {
-                spec: spec.to_owned(),
-            });
+            .ok_or_else(|| ResolveError::MalformedHub { spec: spec.to_owned() });
     }
     if let Some(entry) = entries().iter().find(|entry| entry.name == spec) {
         return Ok(ModelSource::Registered(entry.clone()));
     }
     let path = Path::new(spec);
-    let is_gguf = path
-        .extension()
-        .is_some_and(|ext| ext.eq_ignore_ascii_case("gguf"));
+    let is_gguf = path.extension().is_some_and(|ext| ext.eq_ignore_ascii_case("gguf"));
     if is_gguf || spec.contains('/') || path.exists() {
         return Ok(ModelSource::File(path.to_owned()));
     }
-    Err(ResolveError::Unknown {
-        name: spec.to_owned(),
-    })
+    Err(ResolveError::Unknown { name: spec.to_owned() })
 }
 
 fn hub_file(rest: &str) -> Option<HubFile> {
@@ -160,10 +154,8 @@ fn hub_file(rest: &str) -> Option<HubFile> {
     let file_name = file.last()?;
     let is_gguf =
         file_name.len() > ".gguf".len() && file_name.to_ascii_lowercase().ends_with(".gguf");
-    (is_gguf && parts.iter().all(plain)).then(|| HubFile {
-        repo: format!("{owner}/{name}"),
-        file: file.join("/"),
-    })
+    (is_gguf && parts.iter().all(plain))
+        .then(|| HubFile { repo: format!("{owner}/{name}"), file: file.join("/") })
 }
 
 #[cfg(test)]
@@ -175,48 +167,31 @@ mod tests {
         assert!(!entries().is_empty());
         for entry in entries() {
             assert_eq!(entry.sha256.len(), 64, "{}", entry.name);
-            assert!(
-                entry
-                    .sha256
-                    .bytes()
-                    .all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
-            );
+            assert!(entry.sha256.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')));
             assert!(entry.file.ends_with(".gguf") && !entry.file.contains('/'));
             assert!(entry.bytes > 0 && entry.download_bytes > 0 && !entry.licence.is_empty());
         }
         for (i, entry) in entries().iter().enumerate() {
-            assert!(
-                entries()[..i]
-                    .iter()
-                    .all(|e| e.name != entry.name && e.file != entry.file)
-            );
+            assert!(entries()[..i].iter().all(|e| e.name != entry.name && e.file != entry.file));
         }
     }
 
     #[test]
     fn a_name_of_the_registry_resolves() {
-        let ModelSource::Registered(entry) = resolve("smollm2-135m").unwrap() else {
-            panic!()
-        };
+        let ModelSource::Registered(entry) = resolve("smollm2-135m").unwrap() else { panic!() };
         assert_eq!(entry.licence, "Apache-2.0");
     }
 
     #[test]
     fn files_resolve_without_existing() {
         for spec in ["a.gguf", "/nowhere/b", "./smollm2-135m", "UPPER.GGUF"] {
-            assert_eq!(
-                resolve(spec).unwrap(),
-                ModelSource::File(spec.into()),
-                "{spec}"
-            );
+            assert_eq!(resolve(spec).unwrap(), ModelSource::File(spec.into()), "{spec}");
         }
     }
 
     #[test]
     fn hub_files_resolve() {
-        let ModelSource::Hub(hub) = resolve("hf:o/r/q4/m.gguf").unwrap() else {
-            panic!()
-        };
+        let ModelSource::Hub(hub) = resolve("hf:o/r/q4/m.gguf").unwrap() else { panic!() };
         assert_eq!((hub.repo.as_str(), hub.file.as_str()), ("o/r", "q4/m.gguf"));
         assert_eq!(hub.to_string(), "hf:o/r/q4/m.gguf");
         for spec in [
@@ -228,10 +203,7 @@ mod tests {
             "hf:o/r/../m.gguf",
             "hf:o/r/.gguf",
         ] {
-            assert!(
-                matches!(resolve(spec), Err(ResolveError::MalformedHub { .. })),
-                "{spec}"
-            );
+            assert!(matches!(resolve(spec), Err(ResolveError::MalformedHub { .. })), "{spec}");
         }
     }
 
@@ -239,9 +211,6 @@ mod tests {
     fn an_unknown_name_lists_the_known_ones() {
         let error = resolve("smollm3").unwrap_err();
         let message = error.to_string();
-        assert!(
-            message.contains("smollm3") && message.contains("smollm2-135m"),
-            "{message}"
-        );
+        assert!(message.contains("smollm3") && message.contains("smollm2-135m"), "{message}");
     }
 }

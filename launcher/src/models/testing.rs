@@ -27,12 +27,7 @@ impl From<bool> for Meta {
 
 impl From<&[&str]> for Meta {
     fn from(texts: &[&str]) -> Self {
-        Self(Value::Array(
-            texts
-                .iter()
-                .map(|text| Value::String((*text).into()))
-                .collect(),
-        ))
+        Self(Value::Array(texts.iter().map(|text| Value::String((*text).into())).collect()))
     }
 }
 
@@ -45,18 +40,12 @@ impl From<&[u32]> for Meta {
 
 /// A file with this metadata and no tensors.
 pub(super) fn gguf<'a>(metadata: impl IntoIterator<Item = (&'a str, Meta)>) -> GgufFile {
-    let metadata = metadata
-        .into_iter()
-        .map(|(key, value)| (key.to_owned(), value.0))
-        .collect();
+    let metadata = metadata.into_iter().map(|(key, value)| (key.to_owned(), value.0)).collect();
     let content = Content {
         magic: VersionedMagic::GgufV3,
         metadata,
         tensor_infos: [].into(),
         tensor_data_offset: 0,
     };
-    GgufFile {
-        path: "test.gguf".into(),
-        content,
-    }
+    GgufFile { path: "test.gguf".into(), content }
 }

@@ -28,30 +28,17 @@ impl GgufFile {
     pub fn open(path: &Path) -> Result<Self, GgufError> {
         let metadata = fs::metadata(path).map_err(|e| GgufError::from_open(path, e))?;
         if !metadata.is_file() {
-            return Err(GgufError::NotAFile {
-                path: path.to_owned(),
-            });
+            return Err(GgufError::NotAFile { path: path.to_owned() });
         }
         let mut file = File::open(path).map_err(|e| GgufError::from_open(path, e))?;
-        let io_error = |source| GgufError::Io {
-            path: path.to_owned(),
-            source,
-        };
+        let io_error = |source| GgufError::Io { path: path.to_owned(), source };
         let header_bytes = scan::scan(BufReader::new(&file), path, metadata.len())?;
         file.rewind().map_err(io_error)?;
         let mut header = Vec::new();
-        file.take(header_bytes)
-            .read_to_end(&mut header)
-            .map_err(io_error)?;
-        let content =
-            Content::read(&mut Cursor::new(header)).map_err(|e| GgufError::Malformed {
-                path: path.to_owned(),
-                reason: e.to_string(),
-            })?;
-        Ok(Self {
-            path: path.to_owned(),
-            content,
-        })
+        file.take(header_bytes).read_to_end(&mut header).map_err(io_error)?;
+        let content = Content::read(&mut Cursor::new(header))
+            .map_err(|e| GgufError::Malformed { path: path.to_owned(), reason: e.to_string() })?;
+        Ok(Self { path: path.to_owned(), content })
     }
 
     /// `general.architecture`, such as `llama` or `qwen2`.
@@ -88,14 +75,10 @@ impl GgufFile {
     /// # Errors
     /// [`GgufError::WrongType`] if it is none, or one of them is no number between 0 and 2³² - 1.
     pub fn u32s(&self, key: &str) -> Result<Option<Vec<u32>>, GgufError> {
-        self.typed(
-            key,
-            "an array of unsigned 32-bit numbers",
-            |value| match value {
-                Value::Array(values) => values.iter().map(as_u32).collect(),
-                _ => None,
-            },
-        )
+        self.typed(key, "an array of unsigned 32-bit numbers", |value| match value {
+            Value::Array(values) => values.iter().map(as_u32).collect(),
+            _ => None,
+        })
     }
 
     /// The truth value under `key`, if there.
@@ -140,10 +123,8 @@ impl GgufFile {
         key: &str,
         get: impl FnOnce(&'a Self, &str) -> Result<Option<T>, GgufError>,
     ) -> Result<T, GgufError> {
-        get(self, key)?.ok_or_else(|| GgufError::MissingKey {
-            path: self.path.clone(),
-            key: key.to_owned(),
-        })
+        get(self, key)?
+            .ok_or_else(|| GgufError::MissingKey { path: self.path.clone(), key: key.to_owned() })
     }
 
     fn typed<'a, T>(

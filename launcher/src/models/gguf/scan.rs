@@ -53,15 +53,7 @@ const TYPE_ARRAY: u32 = 9;
 ///
 /// Returns the length of the header in bytes, without the padding up to the tensor data.
 pub(super) fn scan(reader: impl BufRead, path: &Path, file_bytes: u64) -> Result<u64, GgufError> {
-    Scan {
-        reader,
-        path,
-        file_bytes,
-        position: 0,
-        elements: 0,
-        alignment: DEFAULT_ALIGNMENT,
-    }
-    .run()
+    Scan { reader, path, file_bytes, position: 0, elements: 0, alignment: DEFAULT_ALIGNMENT }.run()
 }
 
 struct Scan<'a, R> {
@@ -100,19 +92,13 @@ impl<R: BufRead> Scan<'_, R> {
                 [] => "nothing: it is empty".to_owned(),
                 bytes => format!("\"{}\"", bytes.escape_ascii()),
             };
-            return Err(GgufError::NotGguf {
-                path: self.path.to_owned(),
-                found,
-            });
+            return Err(GgufError::NotGguf { path: self.path.to_owned(), found });
         }
         let version = self.u32("the version")?;
         if VERSIONS.contains(&version) {
             Ok(())
         } else {
-            Err(GgufError::UnsupportedVersion {
-                path: self.path.to_owned(),
-                version,
-            })
+            Err(GgufError::UnsupportedVersion { path: self.path.to_owned(), version })
         }
     }
 
@@ -142,10 +128,7 @@ impl<R: BufRead> Scan<'_, R> {
         if self.alignment.is_power_of_two() {
             Ok(())
         } else {
-            Err(self.malformed(format!(
-                "general.alignment {} is no power of two",
-                self.alignment
-            )))
+            Err(self.malformed(format!("general.alignment {} is no power of two", self.alignment)))
         }
     }
 
@@ -177,11 +160,7 @@ impl<R: BufRead> Scan<'_, R> {
         let element_type = self.u32("the type of array elements")?;
         let length = self.u64("the length of an array")?;
         self.elements = self.elements.saturating_add(length);
-        self.at_most(
-            &format!("the length of {key}"),
-            self.elements,
-            MAX_ARRAY_ELEMENTS,
-        )?;
+        self.at_most(&format!("the length of {key}"), self.elements, MAX_ARRAY_ELEMENTS)?;
         match scalar_bytes(element_type) {
             Some(bytes) => self.skip(key, bytes * length),
             None => (0..length).try_for_each(|_| self.value(key, element_type, depth + 1)),
@@ -204,31 +183,18 @@ impl<R: BufRead> Scan<'_, R> {
     fn tensor(&mut self) -> Result<Extent, GgufError> {
         let tensor = self.name("a tensor's name")?;
         let dimensions = self.u32("the number of dimensions")?.into();
-        self.at_most(
-            &format!("the number of dimensions of {tensor}"),
-            dimensions,
-            MAX_DIMENSIONS,
-        )?;
-        let shape = (0..dimensions)
-            .map(|_| self.u64("a dimension"))
-            .collect::<Result<Vec<_>, _>>()?;
+        self.at_most(&format!("the number of dimensions of {tensor}"), dimensions, MAX_DIMENSIONS)?;
+        let shape =
+            (0..dimensions).map(|_| self.u64("a dimension")).collect::<Result<Vec<_>, _>>()?;
         let Some(&row) = shape.first() else {
             return Err(self.malformed(format!("tensor {tensor} has no dimensions")));
         };
-        let elements = shape
-            .iter()
-            .fold(1, |product: u64, size| product.saturating_mul(*size));
-        self.at_most(
-            &format!("the size of {tensor}"),
-            elements,
-            MAX_TENSOR_ELEMENTS,
-        )?;
+        let elements = shape.iter().fold(1, |product: u64, size| product.saturating_mul(*size));
+        self.at_most(&format!("the size of {tensor}"), elements, MAX_TENSOR_ELEMENTS)?;
         let ggml_type = self.u32("a tensor's type")?;
         let offset = self.u64("a tensor's offset")?;
 
-        let known = TENSOR_TYPES
-            .iter()
-            .find(|(number, ..)| *number == ggml_type);
+        let known = TENSOR_TYPES.iter().find(|(number, ..)| *number == ggml_type);
         let Some((_, block_elements, block_bytes)) = known else {
             return Err(GgufError::UnsupportedTensorType {
                 path: self.path.to_owned(),
@@ -241,21 +207,12 @@ impl<R: BufRead> Scan<'_, R> {
                 "tensor {tensor} has the shape {shape:?} in blocks of {block_elements}"
             )));
         }
-        Ok(Extent {
-            tensor,
-            offset,
-            bytes: elements / block_elements * block_bytes,
-        })
+        Ok(Extent { tensor, offset, bytes: elements / block_elements * block_bytes })
     }
 
     fn check_extents(&self, extents: &[Extent]) -> Result<(), GgufError> {
         let data = self.position.next_multiple_of(self.alignment);
-        for Extent {
-            tensor,
-            offset,
-            bytes,
-        } in extents
-        {
+        for Extent { tensor, offset, bytes } in extents {
             if !offset.is_multiple_of(self.alignment) {
                 return Err(self.malformed(format!(
                     "tensor {tensor} begins at {offset}, no multiple of {}",
@@ -319,11 +276,7 @@ impl<R: BufRead> Scan<'_, R> {
     /// The position after `bytes` more, which must not lie beyond the end of the file.
     fn reserve(&self, what: &str, bytes: u64) -> Result<u64, GgufError> {
         let end = self.position.saturating_add(bytes);
-        if end > self.file_bytes {
-            Err(self.truncated(what, end))
-        } else {
-            Ok(end)
-        }
+        if end > self.file_bytes { Err(self.truncated(what, end)) } else { Ok(end) }
     }
 
     fn at_most(&self, what: &str, value: u64, limit: u64) -> Result<(), GgufError> {
@@ -331,36 +284,20 @@ impl<R: BufRead> Scan<'_, R> {
             return Ok(());
         }
         let (path, what) = (self.path.to_owned(), what.to_owned());
-        Err(GgufError::Absurd {
-            path,
-            what,
-            value,
-            limit,
-        })
+        Err(GgufError::Absurd { path, what, value, limit })
     }
 
     fn truncated(&self, what: &str, needed: u64) -> GgufError {
         let (path, what) = (self.path.to_owned(), what.to_owned());
-        GgufError::Truncated {
-            path,
-            what,
-            needed,
-            found: self.file_bytes,
-        }
+        GgufError::Truncated { path, what, needed, found: self.file_bytes }
     }
 
     fn malformed(&self, reason: String) -> GgufError {
-        GgufError::Malformed {
-            path: self.path.to_owned(),
-            reason,
-        }
+        GgufError::Malformed { path: self.path.to_owned(), reason }
     }
 
     fn io(&self, source: io::Error) -> GgufError {
-        GgufError::Io {
-            path: self.path.to_owned(),
-            source,
-        }
+        GgufError::Io { path: self.path.to_owned(), source }
     }
 }
 

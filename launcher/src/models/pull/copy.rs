@@ -49,19 +49,14 @@ pub(super) fn copy_hashed(
         bytes += piece.len() as u64;
         tick(bytes);
     }
-    Ok(Copied {
-        bytes,
-        sha256: hex(&hasher.finalize()),
-    })
+    Ok(Copied { bytes, sha256: hex(&hasher.finalize()) })
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes
-        .iter()
-        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-            write!(text, "{byte:02x}").expect("writing to a String cannot fail");
-            text
-        })
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        write!(text, "{byte:02x}").expect("writing to a String cannot fail");
+        text
+    })
 }
 
 #[cfg(test)]

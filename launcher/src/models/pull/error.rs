@@ -119,22 +119,14 @@ pub enum PullError {
 
 impl PullError {
     pub(super) fn io(action: &'static str, path: &Path, source: io::Error) -> Self {
-        Self::Io {
-            action,
-            path: path.to_owned(),
-            source,
-        }
+        Self::Io { action, path: path.to_owned(), source }
     }
 
     /// Turns an I/O error of a full file system into [`PullError::DiskFull`].
     pub(super) fn or_disk_full(self, dir: &Path, needed: u64) -> Self {
         match self {
             Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
-                Self::DiskFull {
-                    dir: dir.to_owned(),
-                    needed: Some(needed),
-                    free: None,
-                }
+                Self::DiskFull { dir: dir.to_owned(), needed: Some(needed), free: None }
             }
             other => other,
         }

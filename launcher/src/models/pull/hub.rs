@@ -40,11 +40,7 @@ pub(super) fn pull(
 
 impl Hub {
     fn from_env() -> Result<Self, NoHome> {
-        let var = |name| {
-            env::var(name)
-                .ok()
-                .filter(|value: &String| !value.is_empty())
-        };
+        let var = |name| env::var(name).ok().filter(|value: &String| !value.is_empty());
         let path = |name| var(name).map(PathBuf::from);
         let cache = path("HF_HUB_CACHE")
             .or_else(|| path("HF_HOME").map(|home| home.join("hub")))
@@ -52,12 +48,7 @@ impl Hub {
             .or_else(|| path("HOME").map(|home| home.join(".cache/huggingface/hub")))
             .ok_or(NoHome)?;
         let offline = var("HF_HUB_OFFLINE").is_some_and(|value| value != "0");
-        Ok(Self {
-            cache,
-            endpoint: var("HF_ENDPOINT"),
-            token: var("HF_TOKEN"),
-            offline,
-        })
+        Ok(Self { cache, endpoint: var("HF_ENDPOINT"), token: var("HF_TOKEN"), offline })
     }
 
     fn pull(
@@ -81,10 +72,7 @@ impl Hub {
             builder = builder.with_endpoint(endpoint.clone());
         }
         let token = self.token.clone().or_else(|| cache.token());
-        let api = builder
-            .with_token(token)
-            .build()
-            .map_err(|e| self.explain(file, e))?;
+        let api = builder.with_token(token).build().map_err(|e| self.explain(file, e))?;
         let path = self.download(api.model(file.repo.clone()), file, cancel, progress)?;
         verify(&path, file, cancel, progress)?;
         Ok(path)
@@ -132,20 +120,12 @@ impl Hub {
                 ureq::Error::StatusCode(status @ (401 | 403)) => {
                     PullError::HubDenied { file: name, status }
                 }
-                other => PullError::HubUnreachable {
-                    file: name,
-                    cause: other.to_string(),
-                },
+                other => PullError::HubUnreachable { file: name, cause: other.to_string() },
             },
-            ApiError::IoError(e) if e.kind() == io::ErrorKind::StorageFull => PullError::DiskFull {
-                dir: self.cache.clone(),
-                needed: None,
-                free: None,
-            },
-            other => PullError::HubUnreachable {
-                file: name,
-                cause: other.to_string(),
-            },
+            ApiError::IoError(e) if e.kind() == io::ErrorKind::StorageFull => {
+                PullError::DiskFull { dir: self.cache.clone(), needed: None, free: None }
+            }
+            other => PullError::HubUnreachable { file: name, cause: other.to_string() },
         }
     }
 }
@@ -160,11 +140,7 @@ fn verify(
     progress: &mut dyn Progress,
 ) -> Result<(), PullError> {
     let blob = fs::canonicalize(path).map_err(|e| PullError::io("open", path, e))?;
-    let expected = blob
-        .file_name()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned();
+    let expected = blob.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let is_sha256 = expected.len() == 64 && expected.bytes().all(|b| b.is_ascii_hexdigit());
     if !is_sha256 {
         return Ok(());
@@ -176,11 +152,7 @@ fn verify(
     for wrong in [path, &blob] {
         fs::remove_file(wrong).map_err(|e| PullError::io("remove", wrong, e))?;
     }
-    Err(PullError::WrongHash {
-        model: file.to_string(),
-        expected,
-        found,
-    })
+    Err(PullError::WrongHash { model: file.to_string(), expected, found })
 }
 
 #[derive(Default)]

@@ -42,11 +42,7 @@ impl Cancel {
     }
 
     fn check(&self) -> Result<(), PullError> {
-        if self.is_cancelled() {
-            Err(PullError::Cancelled)
-        } else {
-            Ok(())
-        }
+        if self.is_cancelled() { Err(PullError::Cancelled) } else { Ok(()) }
     }
 }
 
@@ -62,12 +58,7 @@ pub struct Puller {
 impl Puller {
     /// A puller into `home` with the pip client of the `PATH`.
     pub fn new(home: Home) -> Self {
-        Self {
-            home,
-            pip: Pip::default(),
-            cancel: Cancel::default(),
-            rehash: false,
-        }
+        Self { home, pip: Pip::default(), cancel: Cancel::default(), rehash: false }
     }
 
     /// Uses another pip client.
@@ -110,9 +101,7 @@ impl Puller {
             return Ok(slot.into_path());
         }
         slot.create_dir()?;
-        let _lock = slot.lock(&self.cancel, || {
-            progress.begin(Stage::Wait, &entry.name, None)
-        })?;
+        let _lock = slot.lock(&self.cancel, || progress.begin(Stage::Wait, &entry.name, None))?;
         slot.sweep()?;
         if (!self.rehash && slot.is_remembered(entry)) || self.verify(&slot, entry, progress)? {
             return Ok(slot.into_path());
@@ -147,17 +136,12 @@ impl Puller {
     ) -> Result<(), PullError> {
         slot.check_space(entry.download_bytes.saturating_add(entry.bytes))?;
         let temp = slot.temp_dir()?;
-        let wheel = self
-            .pip
-            .download(entry, temp.path(), &self.cancel, progress)?;
+        let wheel = self.pip.download(entry, temp.path(), &self.cancel, progress)?;
         let unpacked = temp.path().join(&entry.file);
         let mut file =
             File::create(&unpacked).map_err(|e| PullError::io("create", &unpacked, e))?;
         wheel::unpack(&wheel, entry, &mut file, &self.cancel, progress)
-            .and_then(|()| {
-                file.sync_all()
-                    .map_err(|e| PullError::io("write", &unpacked, e))
-            })
+            .and_then(|()| file.sync_all().map_err(|e| PullError::io("write", &unpacked, e)))
             .map_err(|error| error.or_disk_full(slot.dir(), entry.bytes))?;
         slot.install(&unpacked)?;
         slot.remember(entry);
@@ -176,9 +160,7 @@ fn hash_file(
     let mut file = File::open(path).map_err(read_error)?;
     let total = file.metadata().map_err(read_error)?.len();
     progress.begin(Stage::Verify, name, Some(total));
-    let copied = copy_hashed(&mut file, &mut std::io::sink(), cancel, |bytes| {
-        progress.at(bytes)
-    });
+    let copied = copy_hashed(&mut file, &mut std::io::sink(), cancel, |bytes| progress.at(bytes));
     progress.end();
     match copied {
         Ok(copied) => Ok(copied.sha256),

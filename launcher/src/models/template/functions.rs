@@ -42,9 +42,7 @@ pub(super) fn raised(error: &Error) -> Option<&str> {
 fn strftime_now(format: &str) -> Result<String, Error> {
     let invalid = |e: String| Error::new(ErrorKind::InvalidOperation, format!("strftime_now: {e}"));
     let description = parse_strftime_owned(format).map_err(|e| invalid(e.to_string()))?;
-    OffsetDateTime::now_utc()
-        .format(&description)
-        .map_err(|e| invalid(e.to_string()))
+    OffsetDateTime::now_utc().format(&description).map_err(|e| invalid(e.to_string()))
 }
 
 /// JSON as Python's `json.dumps(value, ensure_ascii=False, indent=indent)` writes it.

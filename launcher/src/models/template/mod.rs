@@ -56,10 +56,7 @@ pub struct Message {
 impl Message {
     /// A message by `role`.
     pub fn new(role: Role, content: impl Into<String>) -> Self {
-        Self {
-            role,
-            content: content.into(),
-        }
+        Self { role, content: content.into() }
     }
 
     fn to_value(&self) -> Value {
@@ -81,11 +78,9 @@ impl ChatTemplate {
     /// # Errors
     /// [`TemplateError::Missing`] if there is none, or another [`TemplateError`] if it cannot be compiled.
     pub fn from_gguf(gguf: &GgufFile) -> Result<Self, TemplateError> {
-        let source =
-            gguf.string("tokenizer.chat_template")?
-                .ok_or_else(|| TemplateError::Missing {
-                    path: gguf.path.clone(),
-                })?;
+        let source = gguf
+            .string("tokenizer.chat_template")?
+            .ok_or_else(|| TemplateError::Missing { path: gguf.path.clone() })?;
         Self::compile(source, gguf)
     }
 
@@ -94,10 +89,8 @@ impl ChatTemplate {
     /// # Errors
     /// [`TemplateError`] if the file cannot be read or compiled.
     pub fn from_file(path: &Path, gguf: &GgufFile) -> Result<Self, TemplateError> {
-        let source = fs::read_to_string(path).map_err(|source| TemplateError::Unreadable {
-            path: path.to_owned(),
-            source,
-        })?;
+        let source = fs::read_to_string(path)
+            .map_err(|source| TemplateError::Unreadable { path: path.to_owned(), source })?;
         Self::compile(&source, gguf)
     }
 
@@ -110,10 +103,7 @@ impl ChatTemplate {
         functions::install(&mut environment);
         environment
             .add_template_owned(NAME, source.to_owned())
-            .map_err(|e| TemplateError::Syntax {
-                line: e.line(),
-                reason: error::describe(&e),
-            })?;
+            .map_err(|e| TemplateError::Syntax { line: e.line(), reason: error::describe(&e) })?;
         Ok(Self {
             environment,
             bos_token: token(gguf, "tokenizer.ggml.bos_token_id")?,
@@ -157,11 +147,7 @@ fn token(gguf: &GgufFile, key: &str) -> Result<String, TemplateError> {
         return Ok(String::new());
     };
     let tokens = gguf.strings("tokenizer.ggml.tokens")?.unwrap_or_default();
-    Ok(tokens
-        .get(id as usize)
-        .copied()
-        .unwrap_or_default()
-        .to_owned())
+    Ok(tokens.get(id as usize).copied().unwrap_or_default().to_owned())
 }
 
 #[cfg(test)]

@@ -43,21 +43,14 @@ fn smollm2_brings_its_own_system_message() {
          <|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
     );
     assert_eq!(
-        render(
-            SMOLLM2,
-            &[Message::new(Role::System, "Be brief."), user("Hi")]
-        ),
+        render(SMOLLM2, &[Message::new(Role::System, "Be brief."), user("Hi")]),
         "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
     );
 }
 
 #[test]
 fn qwen2_5_renders_turns() {
-    let turns = [
-        user("Hi"),
-        Message::new(Role::Assistant, "Hello."),
-        user("1 < 2?"),
-    ];
+    let turns = [user("Hi"), Message::new(Role::Assistant, "Hello."), user("1 < 2?")];
     assert_eq!(
         render(QWEN2_5, &turns),
         "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n\
@@ -117,25 +110,16 @@ fn a_missing_template_names_the_ways_out() {
     let error = ChatTemplate::from_gguf(&gguf([])).unwrap_err();
     assert_eq!(error.kind(), "no_chat_template");
     let hint = error.hint().unwrap();
-    assert!(
-        hint.contains("--raw") && hint.contains("--chat-template"),
-        "{hint}"
-    );
+    assert!(hint.contains("--raw") && hint.contains("--chat-template"), "{hint}");
 }
 
 #[test]
 fn errors_name_the_line() {
     let syntax = template("a\n{% if %}").unwrap_err();
-    assert!(
-        matches!(syntax, TemplateError::Syntax { line: Some(2), .. }),
-        "{syntax}"
-    );
+    assert!(matches!(syntax, TemplateError::Syntax { line: Some(2), .. }), "{syntax}");
     let failing = template("a\n\n{{ messages[0].content.frobnicate() }}").unwrap();
     let error = failing.render(&[user("Hi")]).unwrap_err();
-    assert!(
-        matches!(error, TemplateError::Render { line: Some(3), .. }),
-        "{error}"
-    );
+    assert!(matches!(error, TemplateError::Render { line: Some(3), .. }), "{error}");
     assert!(error.to_string().contains("frobnicate"), "{error}");
 }
 
@@ -161,16 +145,10 @@ fn a_file_overrides_the_model() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("t.jinja");
     let gguf = gguf([("tokenizer.chat_template", "model's".into())]);
-    assert_eq!(
-        ChatTemplate::from_file(&path, &gguf).unwrap_err().kind(),
-        "template_unreadable"
-    );
+    assert_eq!(ChatTemplate::from_file(&path, &gguf).unwrap_err().kind(), "template_unreadable");
     fs::write(&path, "{{ messages[0].content }}!").unwrap();
     assert_eq!(
-        ChatTemplate::from_file(&path, &gguf)
-            .unwrap()
-            .render(&[user("Hi")])
-            .unwrap(),
+        ChatTemplate::from_file(&path, &gguf).unwrap().render(&[user("Hi")]).unwrap(),
         "Hi!"
     );
 }

@@ -16,9 +16,7 @@ static CHARACTERS: LazyLock<[char; 256]> = LazyLock::new(|| {
         if is_printable(byte) {
             char::from(byte)
         } else {
-            next.next()
-                .and_then(char::from_u32)
-                .expect("68 characters from U+0100 are assigned")
+            next.next().and_then(char::from_u32).expect("68 characters from U+0100 are assigned")
         }
     })
 });
@@ -47,10 +45,7 @@ mod tests {
         let ours: HashSet<char> = (0..=255).map(character).collect();
         let theirs = tokenizers::pre_tokenizers::byte_level::ByteLevel::alphabet();
         assert_eq!(ours, theirs.into_iter().collect());
-        assert_eq!(
-            (character(b' '), character(b'\n'), character(b'a')),
-            ('Ġ', 'Ċ', 'a')
-        );
+        assert_eq!((character(b' '), character(b'\n'), character(b'a')), ('Ġ', 'Ċ', 'a'));
     }
 
     #[test]

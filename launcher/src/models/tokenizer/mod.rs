@@ -10,8 +10,7 @@ mod error;
 mod pre_tokenizer;
 mod special;
 mod stream;
-
-use tokenizers::models::bpe::{BPE, Vocab};
+mod vocabulary;
 
 pub use error::TokenizerError;
 pub use pre_tokenizer::PreTokenizer;
@@ -19,13 +18,7 @@ pub use stream::TokenStream;
 
 use super::gguf::GgufFile;
 use special::{Segment, SpecialTokens};
-
-/// `tokenizer.ggml.token_type` of control tokens.
-const CONTROL: u32 = 3;
-/// `tokenizer.ggml.token_type` of tokens that are found in any text as they are written.
-const USER_DEFINED: u32 = 4;
-/// `tokenizer.ggml.token_type` of ordinary pieces of text and of bytes.
-const TEXT: [u32; 2] = [1, 6];
+use vocabulary::{CONTROL, USER_DEFINED, Vocabulary};
 
 /// Control tokens by which models end a turn, for files whose metadata names just one of several.
 const END_NAMES: [&str; 10] = [
@@ -92,7 +85,7 @@ impl Tokenizer {
             TokenizerError::UnsupportedPreTokenizer { path, name }
         })?;
         let vocabulary = Vocabulary::read(gguf)?;
-        let bpe = vocabulary.bpe(gguf, rule)?;
+        let bpe = vocabulary.bpe(rule)?;
         Self::assemble(gguf, rule, &vocabulary, bpe)
     }
 
@@ -103,8 +96,7 @@ impl Tokenizer {
         bpe: tokenizers::Tokenizer,
     ) -> Result<Self, TokenizerError> {
         let find = |kinds: &[u32]| {
-            SpecialTokens::new(vocabulary.special(kinds))
-                .map_err(|e| bad_vocabulary(gguf, e.to_string()))
+            SpecialTokens::new(vocabulary.special(kinds)).map_err(|e| vocabulary.bad(e.to_string()))
         };
         let mut bytes = Vec::new();
         let mut ends = Vec::with_capacity(vocabulary.tokens.len());
@@ -118,19 +110,10 @@ impl Tokenizer {
         };
         let bos = id("tokenizer.ggml.bos_token_id")?;
         let eos = id("tokenizer.ggml.eos_token_id")?;
-        let named = [
-            eos,
-            id("tokenizer.ggml.eot_token_id")?,
-            id("tokenizer.ggml.eom_token_id")?,
-        ];
-        let known = vocabulary
-            .special(&[CONTROL])
-            .filter(|(text, _)| END_NAMES.contains(text));
-        let mut stops: Vec<u32> = named
-            .into_iter()
-            .flatten()
-            .chain(known.map(|(_, id)| id))
-            .collect();
+        let named = [eos, id("tokenizer.ggml.eot_token_id")?, id("tokenizer.ggml.eom_token_id")?];
+        let known = vocabulary.special(&[CONTROL]).filter(|(text, _)| END_NAMES.contains(text));
+        let mut stops: Vec<u32> =
+            named.into_iter().flatten().chain(known.map(|(_, id)| id)).collect();
         stops.sort_unstable();
         stops.dedup();
         Ok(Self {
@@ -140,14 +123,8 @@ impl Tokenizer {
             control: find(&[CONTROL])?,
             bytes,
             ends,
-            tokens: vocabulary
-                .tokens
-                .iter()
-                .map(|token| (*token).to_owned())
-                .collect(),
-            adds_bos: gguf
-                .bool("tokenizer.ggml.add_bos_token")?
-                .unwrap_or(rule.adds_bos()),
+            tokens: vocabulary.tokens.iter().map(|token| (*token).to_owned()).collect(),
+            adds_bos: gguf.bool("tokenizer.ggml.add_bos_token")?.unwrap_or(rule.adds_bos()),
             bos,
             eos,
             stops,
@@ -244,30 +221,21 @@ impl Tokenizer {
         let encoding = self
             .bpe
             .encode_fast(text, false)
-            .map_err(|e| TokenizerError::Encode {
-                reason: e.to_string(),
-            })?;
+            .map_err(|e| TokenizerError::Encode { reason: e.to_string() })?;
         ids.extend_from_slice(encoding.get_ids());
         Ok(())
     }
 
     /// Puts BOS in front if the model wants it and it is not there yet.
     pub fn add_bos(&self, ids: &mut Vec<u32>) {
-        if let Some(bos) = self
-            .bos
-            .filter(|bos| self.adds_bos && ids.first() != Some(bos))
-        {
+        if let Some(bos) = self.bos.filter(|bos| self.adds_bos && ids.first() != Some(bos)) {
             ids.insert(0, bos);
         }
     }
 
     /// The text of `ids`; bytes that are no UTF-8 come as U+FFFD.
     pub fn decode(&self, ids: &[u32]) -> String {
-        let bytes: Vec<u8> = ids
-            .iter()
-            .flat_map(|id| self.token_bytes(*id))
-            .copied()
-            .collect();
+        let bytes: Vec<u8> = ids.iter().flat_map(|id| self.token_bytes(*id)).copied().collect();
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
@@ -277,99 +245,10 @@ impl Tokenizer {
     }
 }
 
-/// The vocabulary of a GGUF file.
-struct Vocabulary<'a> {
-    tokens: Vec<&'a str>,
-    /// `tokenizer.ggml.token_type` of each token.
-    types: Vec<u32>,
-    merges: Vec<(String, String)>,
-}
-
-impl<'a> Vocabulary<'a> {
-    fn read(gguf: &'a GgufFile) -> Result<Self, TokenizerError> {
-        let tokens = gguf.required("tokenizer.ggml.tokens", GgufFile::strings)?;
-        let types = match gguf.u32s("tokenizer.ggml.token_type")? {
-            Some(types) if types.len() == tokens.len() => types,
-            Some(types) => {
-                let reason = format!("{} tokens, but {} types", tokens.len(), types.len());
-                return Err(bad_vocabulary(gguf, reason));
-            }
-            None => vec![TEXT[0]; tokens.len()],
-        };
-        let merges = gguf
-            .required("tokenizer.ggml.merges", GgufFile::strings)?
-            .into_iter()
-            .map(|merge| {
-                let (left, right) = merge.split_once(' ').ok_or_else(|| {
-                    bad_vocabulary(gguf, format!("the merge {merge:?} is no pair"))
-                })?;
-                Ok((left.to_owned(), right.to_owned()))
-            })
-            .collect::<Result<_, TokenizerError>>()?;
-        Ok(Self {
-            tokens,
-            types,
-            merges,
-        })
-    }
-
-    /// Tokens of the given types that can be found in a text: text and id.
-    ///
-    /// One character could not be shielded, so a special token of one character is never found.
-    fn special(&self, kinds: &[u32]) -> impl Iterator<Item = (&'a str, u32)> {
-        (0..)
-            .zip(&self.tokens)
-            .zip(&self.types)
-            .filter_map(|((id, token), kind)| {
-                (kinds.contains(kind) && token.chars().nth(1).is_some()).then_some((*token, id))
-            })
-    }
-
-    /// The merges, over ordinary tokens only: no text becomes a control token by them.
-    fn bpe(
-        &self,
-        gguf: &GgufFile,
-        rule: PreTokenizer,
-    ) -> Result<tokenizers::Tokenizer, TokenizerError> {
-        let bad = |e: tokenizers::Error| bad_vocabulary(gguf, e.to_string());
-        let vocabulary: Vocab = (0..)
-            .zip(&self.tokens)
-            .zip(&self.types)
-            .filter(|(_, kind)| TEXT.contains(kind))
-            .map(|((id, token), _)| ((*token).to_owned(), id))
-            .collect();
-        let bpe = BPE::builder()
-            .vocab_and_merges(vocabulary, self.merges.clone())
-            .ignore_merges(rule.ignores_merges())
-            .build()
-            .map_err(bad)?;
-        let mut tokenizer = tokenizers::Tokenizer::new(bpe);
-        tokenizer.with_normalizer(rule.normalizer()).map_err(bad)?;
-        tokenizer.with_pre_tokenizer(Some(rule.build().map_err(bad)?));
-        Ok(tokenizer)
-    }
-
-    /// The bytes of text of one token.
-    fn bytes(&self, id: usize) -> Vec<u8> {
-        let token = self.tokens[id];
-        match self.types[id] {
-            USER_DEFINED => token.as_bytes().to_vec(),
-            kind if TEXT.contains(&kind) => {
-                alphabet::bytes(token).unwrap_or_else(|| token.as_bytes().to_vec())
-            }
-            _ => Vec::new(),
-        }
-    }
-}
-
 /// Refuses a text whose words could not be told apart: the regular expressions go back over a run of white space step
 /// by step, and their engine gives up after a million steps and would leave the rest of the text as one word.
 fn check_whitespace(text: &str) -> Result<(), TokenizerError> {
-    let longest = text
-        .split(|c: char| !c.is_whitespace())
-        .map(str::len)
-        .max()
-        .unwrap_or(0);
+    let longest = text.split(|c: char| !c.is_whitespace()).map(str::len).max().unwrap_or(0);
     if longest <= MAX_WHITESPACE_BYTES {
         return Ok(());
     }
@@ -377,13 +256,6 @@ fn check_whitespace(text: &str) -> Result<(), TokenizerError> {
         "it has {longest} bytes of white space in a row, the limit is {MAX_WHITESPACE_BYTES}"
     );
     Err(TokenizerError::Encode { reason })
-}
-
-fn bad_vocabulary(gguf: &GgufFile, reason: String) -> TokenizerError {
-    TokenizerError::Vocabulary {
-        path: gguf.path.clone(),
-        reason,
-    }
 }
 
 #[cfg(test)]

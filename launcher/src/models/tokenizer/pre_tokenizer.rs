@@ -53,10 +53,7 @@ const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N
 impl PreTokenizer {
     /// The rule that a GGUF file calls `name`.
     pub fn by_name(name: &str) -> Option<Self> {
-        NAMES
-            .iter()
-            .find(|(known, _)| *known == name)
-            .map(|(_, rule)| *rule)
+        NAMES.iter().find(|(known, _)| *known == name).map(|(_, rule)| *rule)
     }
 
     /// Every name that [`PreTokenizer::by_name`] knows.

@@ -22,9 +22,7 @@ impl SpecialTokens {
         tokens: impl IntoIterator<Item = (&'a str, u32)>,
     ) -> Result<Self, aho_corasick::BuildError> {
         let (texts, ids): (Vec<&str>, Vec<u32>) = tokens.into_iter().unzip();
-        let finder = AhoCorasick::builder()
-            .match_kind(MatchKind::LeftmostLongest)
-            .build(texts)?;
+        let finder = AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(texts)?;
         Ok(Self { finder, ids })
     }
 
@@ -69,14 +67,8 @@ mod tests {
     use super::*;
 
     fn tokens() -> SpecialTokens {
-        SpecialTokens::new([
-            ("<|end|>", 1),
-            ("<|end|>>", 2),
-            ("ab", 3),
-            ("bc", 4),
-            ("あい", 5),
-        ])
-        .unwrap()
+        SpecialTokens::new([("<|end|>", 1), ("<|end|>>", 2), ("ab", 3), ("bc", 4), ("あい", 5)])
+            .unwrap()
     }
 
     #[test]
@@ -84,35 +76,18 @@ mod tests {
         use Segment::{Text, Token};
         let tokens = tokens();
         assert_eq!(tokens.segments(""), []);
-        assert_eq!(
-            tokens.segments("x<|end|>y"),
-            [Text("x"), Token(1), Text("y")]
-        );
-        assert_eq!(
-            tokens.segments("<|end|>>abc"),
-            [Token(2), Token(3), Text("c")]
-        );
+        assert_eq!(tokens.segments("x<|end|>y"), [Text("x"), Token(1), Text("y")]);
+        assert_eq!(tokens.segments("<|end|>>abc"), [Token(2), Token(3), Text("c")]);
         assert_eq!(tokens.segments("<|en<|end|>"), [Text("<|en"), Token(1)]);
     }
 
     #[test]
     fn a_shielded_text_has_no_token() {
         let tokens = tokens();
-        for text in [
-            "plain",
-            "<|end|>",
-            "abc",
-            "ababc<|end|>>",
-            "あいab",
-            "<|<|end|>end|>",
-        ] {
+        for text in ["plain", "<|end|>", "abc", "ababc<|end|>>", "あいab", "<|<|end|>end|>"] {
             let shielded = tokens.shield(text, '\u{fdd0}');
             assert_eq!(shielded.replace('\u{fdd0}', ""), text);
-            assert_eq!(
-                tokens.segments(&shielded),
-                [Segment::Text(&shielded)],
-                "{text}"
-            );
+            assert_eq!(tokens.segments(&shielded), [Segment::Text(&shielded)], "{text}");
         }
         assert_eq!(tokens.shield("plain", '\u{fdd0}'), "plain");
     }

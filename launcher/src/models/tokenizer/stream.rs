@@ -16,18 +16,14 @@ pub struct TokenStream<'a> {
 
 impl<'a> TokenStream<'a> {
     pub(super) fn new(tokenizer: &'a Tokenizer) -> Self {
-        Self {
-            tokenizer,
-            pending: Vec::new(),
-        }
+        Self { tokenizer, pending: Vec::new() }
     }
 
     /// Takes one token; returns the text that it completes, if any.
     ///
     /// An id beyond the vocabulary (models pad their output to round sizes) has no text.
     pub fn push(&mut self, id: u32) -> Option<String> {
-        self.pending
-            .extend_from_slice(self.tokenizer.token_bytes(id));
+        self.pending.extend_from_slice(self.tokenizer.token_bytes(id));
         let whole = whole_characters(&self.pending);
         let text = String::from_utf8_lossy(&self.pending[..whole]).into_owned();
         self.pending.drain(..whole);
@@ -42,16 +38,9 @@ impl<'a> TokenStream<'a> {
 
 /// The length of `bytes` without the beginning of a character at its end.
 fn whole_characters(bytes: &[u8]) -> usize {
-    let unfinished = bytes
-        .utf8_chunks()
-        .last()
-        .map_or(&[][..], |chunk| chunk.invalid());
+    let unfinished = bytes.utf8_chunks().last().map_or(&[][..], |chunk| chunk.invalid());
     let may_go_on = std::str::from_utf8(unfinished).is_err_and(|error| error.error_len().is_none());
-    if may_go_on {
-        bytes.len() - unfinished.len()
-    } else {
-        bytes.len()
-    }
+    if may_go_on { bytes.len() - unfinished.len() } else { bytes.len() }
 }
 
 #[cfg(test)]

@@ -26,11 +26,7 @@ impl Golden {
     }
 
     fn gguf(&self) -> GgufFile {
-        let tokens: Vec<&str> = self
-            .tokens
-            .iter()
-            .map(|(_, token, _)| token.as_str())
-            .collect();
+        let tokens: Vec<&str> = self.tokens.iter().map(|(_, token, _)| token.as_str()).collect();
         let types: Vec<u32> = self.tokens.iter().map(|(.., kind)| *kind).collect();
         let merges: Vec<&str> = self.merges.iter().map(String::as_str).collect();
         gguf([
@@ -51,19 +47,9 @@ impl Golden {
         let tokenizer = Tokenizer::from_gguf(&self.gguf()).unwrap();
         assert!(self.cases.len() > 10);
         for case in &self.cases {
-            let specials = if case.specials {
-                Specials::Parse
-            } else {
-                Specials::Text
-            };
+            let specials = if case.specials { Specials::Parse } else { Specials::Text };
             let ids = tokenizer.encode(&case.text, specials).unwrap();
-            assert_eq!(
-                self.original(&ids),
-                case.ids,
-                "{} {:?}",
-                self.pre,
-                case.text
-            );
+            assert_eq!(self.original(&ids), case.ids, "{} {:?}", self.pre, case.text);
             if !case.specials && self.pre != "qwen2" {
                 assert_eq!(tokenizer.decode(&ids), case.text, "{}", self.pre);
             }
@@ -80,11 +66,7 @@ fn smollm_tokens_are_golden() {
     let golden = Golden::read(include_str!("golden/smollm.json"));
     golden.check();
     // With a space in front, as the default of another implementation has it, this word is token 817.
-    let system = golden
-        .cases
-        .iter()
-        .find(|case| case.text == "system")
-        .unwrap();
+    let system = golden.cases.iter().find(|case| case.text == "system").unwrap();
     assert_eq!(system.ids, [9690]);
 }
 
@@ -110,20 +92,8 @@ fn default_tokens_are_golden() {
 
 /// A vocabulary of a few words over single letters.
 fn small<'a>(extra: impl IntoIterator<Item = (&'a str, super::super::testing::Meta)>) -> GgufFile {
-    let tokens = [
-        "<bos>",
-        "<|im_end|>",
-        "<think>",
-        "a",
-        "b",
-        "Ġ",
-        "ab",
-        "Ã",
-        "©",
-        "<|eot_id|>",
-        "<",
-        ">",
-    ];
+    let tokens =
+        ["<bos>", "<|im_end|>", "<think>", "a", "b", "Ġ", "ab", "Ã", "©", "<|eot_id|>", "<", ">"];
     let types = [3, 3, 4, 1, 1, 1, 1, 1, 1, 3, 1, 1];
     gguf(
         [
@@ -147,15 +117,9 @@ fn build(gguf: &GgufFile) -> Result<Tokenizer, TokenizerError> {
 #[test]
 fn special_tokens_are_found_only_where_asked_for() {
     let tokenizer = build(&small([])).unwrap();
-    assert_eq!(
-        tokenizer.encode("ab<bos>", Specials::Parse).unwrap(),
-        [6, 0]
-    );
+    assert_eq!(tokenizer.encode("ab<bos>", Specials::Parse).unwrap(), [6, 0]);
     // Letters outside the small vocabulary are dropped, as a byte is that a real one lacks.
-    assert_eq!(
-        tokenizer.encode("ab<bos>", Specials::Text).unwrap(),
-        [6, 10, 4, 11]
-    );
+    assert_eq!(tokenizer.encode("ab<bos>", Specials::Text).unwrap(), [6, 10, 4, 11]);
     for specials in [Specials::Parse, Specials::Text] {
         assert_eq!(tokenizer.encode("a<think>b", specials).unwrap(), [3, 2, 4]);
     }
@@ -208,16 +172,10 @@ fn streamed_text_is_never_broken() {
 fn unsupported_kinds_are_named() {
     let spm = build(&small([("tokenizer.ggml.model", "llama".into())])).unwrap_err();
     assert_eq!(spm.kind(), "unsupported_tokenizer");
-    assert!(
-        spm.to_string().contains("\"llama\"") && spm.to_string().contains("gpt2"),
-        "{spm}"
-    );
+    assert!(spm.to_string().contains("\"llama\"") && spm.to_string().contains("gpt2"), "{spm}");
     let pre = build(&small([("tokenizer.ggml.pre", "tekken".into())])).unwrap_err();
     assert_eq!(pre.kind(), "unsupported_tokenizer");
-    assert!(
-        pre.to_string().contains("\"tekken\"") && pre.to_string().contains("smollm"),
-        "{pre}"
-    );
+    assert!(pre.to_string().contains("\"tekken\"") && pre.to_string().contains("smollm"), "{pre}");
 }
 
 #[test]

@@ -7,19 +7,11 @@ use super::*;
 const ABC_SHA256: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
 
 fn file() -> HubFile {
-    HubFile {
-        repo: "owner/repo".into(),
-        file: "m.gguf".into(),
-    }
+    HubFile { repo: "owner/repo".into(), file: "m.gguf".into() }
 }
 
 fn hub(dir: &Path, endpoint: String) -> Hub {
-    Hub {
-        cache: dir.join("hub"),
-        endpoint: Some(endpoint),
-        token: None,
-        offline: false,
-    }
+    Hub { cache: dir.join("hub"), endpoint: Some(endpoint), token: None, offline: false }
 }
 
 /// A hub that answers each request with what `answer` makes of its header lines; returns its endpoint.
@@ -44,11 +36,7 @@ fn reply(mut stream: TcpStream, answer: fn(&[String]) -> Vec<u8>) {
 }
 
 fn abc(request: &[String], etag: &str) -> Vec<u8> {
-    assert!(
-        request[0].starts_with("get /owner/repo/resolve/main/m.gguf "),
-        "{}",
-        request[0]
-    );
+    assert!(request[0].starts_with("get /owner/repo/resolve/main/m.gguf "), "{}", request[0]);
     let (range, body) = if request.iter().any(|line| line == "range: bytes=0-0") {
         ("0-0", "a")
     } else {
@@ -78,12 +66,7 @@ fn a_file_is_downloaded_once() {
     assert_eq!(fs::read(path.as_ref().unwrap()).unwrap(), b"abc");
     let mut cached = hub(dir.path(), "http://127.0.0.1:1".into());
     cached.offline = true;
-    assert_eq!(
-        cached
-            .pull(&file(), &Cancel::default(), &mut Silent)
-            .unwrap(),
-        path.unwrap()
-    );
+    assert_eq!(cached.pull(&file(), &Cancel::default(), &mut Silent).unwrap(), path.unwrap());
 }
 
 #[test]
@@ -97,35 +80,20 @@ fn a_wrong_hash_is_not_kept() {
 #[test]
 fn refusals_are_told_apart() {
     let (_dir, missing) = pull_from(serve(|_| status("404 Not Found")));
-    assert!(
-        matches!(missing, Err(PullError::HubNotFound { .. })),
-        "{missing:?}"
-    );
+    assert!(matches!(missing, Err(PullError::HubNotFound { .. })), "{missing:?}");
     let (_dir, denied) = pull_from(serve(|_| status("401 Unauthorized")));
-    assert!(
-        matches!(denied, Err(PullError::HubDenied { status: 401, .. })),
-        "{denied:?}"
-    );
+    assert!(matches!(denied, Err(PullError::HubDenied { status: 401, .. })), "{denied:?}");
     let (_dir, broken) = pull_from(serve(|_| status("503 Service Unavailable")));
-    assert!(
-        matches!(broken, Err(PullError::HubUnreachable { .. })),
-        "{broken:?}"
-    );
+    assert!(matches!(broken, Err(PullError::HubUnreachable { .. })), "{broken:?}");
 }
 
 #[test]
 fn an_unreachable_hub_names_the_cause_and_the_file() {
-    let closed = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let (_dir, result) = pull_from(format!("http://{closed}"));
     let error = result.unwrap_err();
     let message = error.to_string();
-    assert!(
-        message.contains("hf:owner/repo/m.gguf") && message.contains("refused"),
-        "{message}"
-    );
+    assert!(message.contains("hf:owner/repo/m.gguf") && message.contains("refused"), "{message}");
     assert!(error.hint().unwrap().contains("FILE.gguf"));
 }
 
@@ -134,8 +102,6 @@ fn offline_without_the_file_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
     let mut hub = hub(dir.path(), "http://127.0.0.1:1".into());
     hub.offline = true;
-    let error = hub
-        .pull(&file(), &Cancel::default(), &mut Silent)
-        .unwrap_err();
+    let error = hub.pull(&file(), &Cancel::default(), &mut Silent).unwrap_err();
     assert!(error.to_string().contains("HF_HUB_OFFLINE"), "{error}");
 }
