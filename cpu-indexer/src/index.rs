@@ -1,0 +1,189 @@
+//! The index of one sequence: for every layer and KV head, what its queries shall attend to.
+
+use std::ops::Range;
+
+use hindsight_protocol::arena::HeadBlocks;
+use hindsight_protocol::geometry::Geometry;
+
+use crate::exact::ExactScan;
+use crate::kernels::{GroupQuery, Kernels};
+use crate::lfps::{Lfps, LfpsHead};
+use crate::parameters::{IndexParameters, ParameterError, Policy};
+use crate::selection::{Audit, Selection, Zones};
+
+/// The index of one sequence.
+///
+/// Calls must come in the order of the text: keys are appended before queries select among them. Nothing is allocated
+/// in a step once the longest context has been seen, or announced as `max_tokens`.
+#[derive(Debug, Clone)]
+pub struct Index {
+    policy: Policy,
+    parameters: IndexParameters,
+    geometry: Geometry,
+    scale: f32,
+    query: GroupQuery,
+    exact: ExactScan,
+    lfps: Lfps,
+    heads: Vec<LfpsHead>,
+}
+
+impl Index {
+    /// An index for a sequence of at most `max_tokens` tokens. Scores are products of queries and keys times
+    /// `softmax_scale`.
+    ///
+    /// # Errors
+    /// If a parameter is out of range.
+    pub fn new(
+        geometry: Geometry,
+        softmax_scale: f32,
+        policy: Policy,
+        parameters: IndexParameters,
+        max_tokens: usize,
+    ) -> Result<Self, ParameterError> {
+        Self::with_kernels(
+            Kernels::detect(),
+            geometry,
+            softmax_scale,
+            policy,
+            parameters,
+            max_tokens,
+        )
+    }
+
+    /// As [`Index::new`], with given kernels.
+    ///
+    /// # Errors
+    /// If a parameter is out of range.
+    pub fn with_kernels(
+        kernels: Kernels,
+        geometry: Geometry,
+        softmax_scale: f32,
+        policy: Policy,
+        parameters: IndexParameters,
+        max_tokens: usize,
+    ) -> Result<Self, ParameterError> {
+        parameters.validate()?;
+        let group = geometry.group();
+        let heads = match policy {
+            Policy::Exact => 0,
+            Policy::Lfps => geometry.layers as usize * geometry.kv_heads as usize,
+        };
+        Ok(Self {
+            policy,
+            geometry,
+            scale: softmax_scale,
+            query: GroupQuery::new(group, geometry.head_dim as usize),
+            exact: ExactScan::new(kernels, group),
+            lfps: Lfps::new(kernels, parameters.clone(), group, max_tokens),
+            heads: vec![LfpsHead::new(&parameters); heads],
+            parameters,
+        })
+    }
+
+    /// What was set.
+    #[must_use]
+    pub const fn parameters(&self) -> &IndexParameters {
+        &self.parameters
+    }
+
+    /// How keys are chosen.
+    #[must_use]
+    pub const fn policy(&self) -> Policy {
+        self.policy
+    }
+
+    /// Bytes that the index holds for its heads: codes, tables and history.
+    #[must_use]
+    pub fn state_bytes(&self) -> usize {
+        self.heads.iter().map(LfpsHead::bytes).sum()
+    }
+
+    /// Whether the queries of `layer` attend to every token.
+    #[must_use]
+    pub const fn is_dense(&self, layer: usize) -> bool {
+        layer < self.parameters.dense_layers
+    }
+
+    /// Sink, middle and window of a context of `tokens` tokens.
+    #[must_use]
+    pub const fn zones(&self, tokens: usize) -> Zones {
+        Zones::new(tokens, self.parameters.sink, self.parameters.window)
+    }
+
+    /// Takes note of the keys of the tokens in `new`, which have been published in `view` and follow those that were
+    /// appended before.
+    ///
+    /// # Panics
+    /// If `layer` or `kv_head` does not exist.
+    pub fn append(
+        &mut self,
+        layer: usize,
+        kv_head: usize,
+        view: HeadBlocks<'_>,
+        new: Range<usize>,
+    ) {
+        let at = self.head(layer, kv_head);
+        if self.policy == Policy::Lfps && !self.is_dense(layer) {
+            self.lfps.append(&mut self.heads[at], view.truncated(new.end));
+        }
+    }
+
+    /// Learns from the last queries of a prompt ([n, group, head_dim], unscaled): those of the last `n` tokens in
+    /// `view`. Called once, when the whole prompt has been appended.
+    ///
+    /// # Panics
+    /// If `layer` or `kv_head` does not exist, or there are not between 1 and `view.tokens()` whole groups of queries.
+    pub fn seed(&mut self, layer: usize, kv_head: usize, view: HeadBlocks<'_>, queries: &[f32]) {
+        let at = self.head(layer, kv_head);
+        let length = self.query.group() * self.query.head_dim();
+        assert!(!queries.is_empty() && queries.len().is_multiple_of(length));
+        assert!(queries.len() / length <= view.tokens());
+        if self.policy == Policy::Lfps && !self.is_dense(layer) {
+            let Self { lfps, heads, query, exact, scale, .. } = self;
+            lfps.seed(&mut heads[at], view, queries, query, *scale, exact);
+        }
+    }
+
+    /// Chooses what the queries ([group, head_dim], unscaled) of the last token in `view` shall attend to.
+    ///
+    /// # Panics
+    /// If `layer` or `kv_head` does not exist, or `queries` has another size.
+    pub fn select(
+        &mut self,
+        layer: usize,
+        kv_head: usize,
+        view: HeadBlocks<'_>,
+        queries: &[f32],
+        out: &mut Selection,
+    ) {
+        let at = self.head(layer, kv_head);
+        let zones = self.zones(view.tokens());
+        if self.is_dense(layer) || zones.middle().len() <= self.parameters.top_k {
+            out.effort = crate::selection::Effort::default();
+            out.choose_all(zones, view.block_tokens());
+            return;
+        }
+        let Self { lfps, heads, query, exact, scale, parameters, .. } = self;
+        query.load(queries, *scale);
+        match self.policy {
+            Policy::Exact => exact.select(view, query, zones, parameters.top_k, out),
+            Policy::Lfps => lfps.select(&mut heads[at], view, query, zones, exact, out),
+        }
+    }
+
+    /// Compares `selection`, made for these queries, with what an exact scan selects.
+    ///
+    /// # Panics
+    /// If `queries` has another size than [group, head_dim].
+    pub fn audit(&mut self, view: HeadBlocks<'_>, queries: &[f32], selection: &Selection) -> Audit {
+        let zones = self.zones(view.tokens());
+        self.query.load(queries, self.scale);
+        self.exact.audit(view, &self.query, zones, self.parameters.top_k, selection)
+    }
+
+    fn head(&self, layer: usize, kv_head: usize) -> usize {
+        let Geometry { layers, kv_heads, .. } = self.geometry;
+        assert!(layer < layers as usize && kv_head < kv_heads as usize);
+        layer * kv_heads as usize + kv_head
+    }
+}

@@ -1,0 +1,288 @@
+//! The kernels for AVX2, FMA and F16C. Loops are plain for the reason given in [`super::avx512`].
+
+use std::arch::x86_64::*;
+
+use hindsight_protocol::geometry::KvDtype;
+
+use super::{CODE_GROUP, CODE_WORDS, GroupQuery, dense, scalar};
+
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn score_rows(
+    dtype: KvDtype,
+    query: &GroupQuery,
+    rows: &[&[u16]],
+    out: &mut [f32],
+    stride: usize,
+) {
+    for (batch, column) in rows.chunks(2).zip((0..).step_by(2)) {
+        let two = [batch[0], batch[batch.len() - 1]];
+        for first in (0..query.group()).step_by(4) {
+            let heads = 4.min(query.group() - first);
+            let sums = match heads {
+                1 => score_two::<1>(dtype, query, first, two),
+                2 => score_two::<2>(dtype, query, first, two),
+                3 => score_two::<3>(dtype, query, first, two),
+                _ => score_two::<4>(dtype, query, first, two),
+            };
+            for (head, sums) in sums.iter().enumerate().take(heads) {
+                out[(first + head) * stride + column..][..batch.len()]
+                    .copy_from_slice(&sums[..batch.len()]);
+            }
+        }
+    }
+}
+
+/// Scores of two keys for `H` heads: [H, 2].
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn score_two<const H: usize>(
+    dtype: KvDtype,
+    query: &GroupQuery,
+    first: usize,
+    rows: [&[u16]; 2],
+) -> [[f32; 2]; 4] {
+    let dim = query.head_dim();
+    let values = &query.values()[first * dim..][..H * dim];
+    let mut sums = [[_mm256_setzero_ps(); 2]; H];
+    for at in (0..dim).step_by(8) {
+        let mut keys = [_mm256_setzero_ps(); 2];
+        for row in 0..2 {
+            // SAFETY: the dimension is a multiple of 16 and each row has that many elements, so 8 lie behind `at`.
+            let words = unsafe { _mm_loadu_si128(rows[row].as_ptr().add(at).cast()) };
+            keys[row] = match dtype {
+                KvDtype::F16 => _mm256_cvtph_ps(words),
+                KvDtype::Bf16 => {
+                    _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(words)))
+                }
+            };
+        }
+        for head in 0..H {
+            // SAFETY: as above, for the query's elements.
+            let part = unsafe { _mm256_loadu_ps(values.as_ptr().add(head * dim + at)) };
+            for row in 0..2 {
+                sums[head][row] = _mm256_fmadd_ps(part, keys[row], sums[head][row]);
+            }
+        }
+    }
+    let mut out = [[0.0; 2]; 4];
+    for head in 0..H {
+        for row in 0..2 {
+            out[head][row] = lanes_sum(sums[head][row]);
+        }
+    }
+    out
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn lanes_sum(vector: __m256) -> f32 {
+    let half = _mm_add_ps(_mm256_castps256_ps128(vector), _mm256_extractf128_ps::<1>(vector));
+    let pair = _mm_add_ps(half, _mm_movehl_ps(half, half));
+    _mm_cvtss_f32(_mm_add_ss(pair, _mm_shuffle_ps::<1>(pair, pair)))
+}
+
+/// `exp(x)` for `x` ≤ 88; 0 below the smallest normal number.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn exp(x: __m256) -> __m256 {
+    let lowest = _mm256_set1_ps(-87.0);
+    let tiny = _mm256_cmp_ps::<_CMP_LT_OQ>(x, lowest);
+    let x = _mm256_max_ps(x, lowest);
+    let power = _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(
+        _mm256_mul_ps(x, _mm256_set1_ps(std::f32::consts::LOG2_E)),
+    );
+    let rest = _mm256_fnmadd_ps(power, _mm256_set1_ps(super::LN_2_HIGH), x);
+    let rest = _mm256_fnmadd_ps(power, _mm256_set1_ps(super::LN_2_LOW), rest);
+    let mut polynomial = _mm256_set1_ps(super::EXP_POLYNOMIAL[0]);
+    for &coefficient in &super::EXP_POLYNOMIAL[1..] {
+        polynomial = _mm256_fmadd_ps(polynomial, rest, _mm256_set1_ps(coefficient));
+    }
+    let exponent = _mm256_add_epi32(_mm256_cvtps_epi32(power), _mm256_set1_epi32(127));
+    let scale = _mm256_castsi256_ps(_mm256_slli_epi32::<23>(exponent));
+    _mm256_andnot_ps(tiny, _mm256_mul_ps(polynomial, scale))
+}
+
+#[target_feature(enable = "avx2,fma")]
+pub(super) fn log_sum_exp(scores: &[f32]) -> f32 {
+    let max = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    if max == f32::NEG_INFINITY {
+        return max;
+    }
+    let parts = scores.chunks_exact(8);
+    let tail: f32 = parts.remainder().iter().map(|score| (score - max).exp()).sum();
+    let mut sum = _mm256_setzero_ps();
+    for part in parts {
+        // SAFETY: the part has 8 elements.
+        let part = unsafe { _mm256_loadu_ps(part.as_ptr()) };
+        sum = _mm256_add_ps(sum, exp(_mm256_sub_ps(part, _mm256_set1_ps(max))));
+    }
+    max + (lanes_sum(sum) + tail).ln()
+}
+
+#[target_feature(enable = "avx2,fma")]
+pub(super) fn add_exp(scores: &[f32], offset: f32, weights: &mut [f32]) {
+    let parts = scores.chunks_exact(8);
+    let tail = scores.len() - parts.remainder().len();
+    scalar::add_exp(parts.remainder(), offset, &mut weights[tail..]);
+    let offset = _mm256_set1_ps(offset);
+    for (scores, weights) in parts.zip(weights.chunks_exact_mut(8)) {
+        // SAFETY: both parts have 8 elements.
+        unsafe {
+            let added = exp(_mm256_sub_ps(_mm256_loadu_ps(scores.as_ptr()), offset));
+            let sum = _mm256_add_ps(_mm256_loadu_ps(weights.as_ptr()), added);
+            _mm256_storeu_ps(weights.as_mut_ptr(), sum);
+        }
+    }
+}
+
+#[target_feature(enable = "avx2")]
+pub(super) fn scan_codes(
+    codes: &[u8],
+    tables: &[[u8; CODE_WORDS]],
+    best: &[u8],
+    join: &[u8; 16],
+    ranks: &mut [u8],
+) {
+    const LANES: usize = 32;
+    let subspaces = tables.len() / best.len();
+    let group_bytes = subspaces / 2 * CODE_GROUP;
+    let nibble = _mm256_set1_epi8(15);
+    // SAFETY: `join` has 16 bytes.
+    let join = unsafe { _mm256_broadcastsi128_si256(_mm_loadu_si128(join.as_ptr().cast())) };
+    for (half, ranks) in ranks.chunks_exact_mut(LANES).enumerate() {
+        let start = half / 2 * group_bytes + half % 2 * LANES;
+        let mut rank = _mm256_setzero_si256();
+        for (head, &best) in best.iter().enumerate() {
+            let mut distance = _mm256_setzero_si256();
+            let tables = tables[head * subspaces..][..subspaces].chunks_exact(2);
+            for (pair, tables) in tables.enumerate() {
+                // SAFETY: each pair of sub-spaces has 64 bytes in each group, of which this half is 32; tables have
+                // 16 bytes.
+                let (words, low, high) = unsafe {
+                    let at = start + pair * CODE_GROUP;
+                    debug_assert!(at + LANES <= codes.len());
+                    (
+                        _mm256_loadu_si256(codes.as_ptr().add(at).cast()),
+                        _mm_loadu_si128(tables[0].as_ptr().cast()),
+                        _mm_loadu_si128(tables[1].as_ptr().cast()),
+                    )
+                };
+                let even = _mm256_and_si256(words, nibble);
+                let odd = _mm256_and_si256(_mm256_srli_epi16::<4>(words), nibble);
+                let low = _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(low), even);
+                let high = _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(high), odd);
+                distance = _mm256_adds_epu8(_mm256_adds_epu8(distance, low), high);
+            }
+            let own = _mm256_subs_epu8(_mm256_set1_epi8(best.cast_signed()), distance);
+            if head == 0 {
+                rank = own;
+                continue;
+            }
+            let larger = _mm256_max_epu8(rank, own);
+            let difference = _mm256_sub_epi8(larger, _mm256_min_epu8(rank, own));
+            let quarter =
+                _mm256_and_si256(_mm256_srli_epi16::<2>(difference), _mm256_set1_epi8(63));
+            let index = _mm256_min_epu8(quarter, nibble);
+            rank = _mm256_adds_epu8(larger, _mm256_shuffle_epi8(join, index));
+        }
+        // SAFETY: the chunk has 32 bytes.
+        unsafe { _mm256_storeu_si256(ranks.as_mut_ptr().cast(), rank) };
+    }
+}
+
+/// The bits of the 32 ranks in `part` that are at least `cut`.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn at_least(part: &[u8; 32], cut: __m256i) -> u32 {
+    // SAFETY: the part has 32 bytes.
+    let ranks = unsafe { _mm256_loadu_si256(part.as_ptr().cast()) };
+    let reached = _mm256_cmpeq_epi8(_mm256_max_epu8(ranks, cut), ranks);
+    _mm256_movemask_epi8(reached).cast_unsigned()
+}
+
+#[target_feature(enable = "avx2,popcnt")]
+pub(super) fn count_at_least(ranks: &[u8], cut: u8) -> usize {
+    let (parts, tail) = ranks.as_chunks::<32>();
+    let wide = _mm256_set1_epi8(cut.cast_signed());
+    let mut count = scalar::count_at_least(tail, cut);
+    for part in parts {
+        count += at_least(part, wide).count_ones() as usize;
+    }
+    count
+}
+
+#[target_feature(enable = "avx2,bmi1")]
+pub(super) fn collect_at_least(ranks: &[u8], cut: u8, first: u32, out: &mut Vec<u32>) {
+    let (parts, tail) = ranks.as_chunks::<32>();
+    let wide = _mm256_set1_epi8(cut.cast_signed());
+    let mut at = first;
+    for part in parts {
+        let mut bits = at_least(part, wide);
+        while bits != 0 {
+            out.push(at + bits.trailing_zeros());
+            bits &= bits - 1;
+        }
+        at += 32;
+    }
+    scalar::collect_at_least(tail, cut, at, out);
+}
+
+/// The bits of the eight weights in `part` that are not below `floor`.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn not_below(part: &[f32; 8], floor: __m256) -> u32 {
+    // SAFETY: the part has 8 elements.
+    let weights = unsafe { _mm256_loadu_ps(part.as_ptr()) };
+    _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_GE_OQ>(weights, floor)).cast_unsigned()
+}
+
+#[target_feature(enable = "avx2,popcnt")]
+pub(super) fn count_not_below(weights: &[f32], floor: f32) -> usize {
+    let (parts, tail) = weights.as_chunks::<8>();
+    let wide = _mm256_set1_ps(floor);
+    let mut count = scalar::count_not_below(tail, floor);
+    for part in parts {
+        count += not_below(part, wide).count_ones() as usize;
+    }
+    count
+}
+
+#[target_feature(enable = "avx2,bmi1")]
+pub(super) fn keep_not_below(weights: &[f32], floor: f32, out: &mut Vec<f32>) {
+    let (parts, tail) = weights.as_chunks::<8>();
+    let wide = _mm256_set1_ps(floor);
+    for part in parts {
+        let mut bits = not_below(part, wide);
+        while bits != 0 {
+            out.push(part[bits.trailing_zeros() as usize]);
+            bits &= bits - 1;
+        }
+    }
+    scalar::keep_not_below(tail, floor, out);
+}
+
+#[target_feature(enable = "avx2,bmi1")]
+pub(super) fn pick_not_below(weights: &[f32], floor: f32, tokens: &[u32], out: &mut Vec<u32>) {
+    let (parts, tail) = weights.as_chunks::<8>();
+    let wide = _mm256_set1_ps(floor);
+    for (part, tokens) in parts.iter().zip(tokens.chunks_exact(8)) {
+        let mut bits = not_below(part, wide);
+        while bits != 0 {
+            out.push(tokens[bits.trailing_zeros() as usize]);
+            bits &= bits - 1;
+        }
+    }
+    scalar::pick_not_below(tail, floor, &tokens[8 * parts.len()..], out);
+}
+
+/// See [`super::dense::combine_rows`].
+#[target_feature(enable = "avx2,fma")]
+pub(super) fn combine_rows(factors: &[f32], matrix: &[u16], out: &mut [f32]) {
+    dense::combine_rows::<true>(factors, matrix, out);
+}
+
+/// See [`super::dense::add_outer`].
+#[target_feature(enable = "avx2,fma")]
+pub(super) fn add_outer(vector: &[f32], scale: f32, matrix: &mut [f32]) {
+    dense::add_outer::<true>(vector, scale, matrix);
+}

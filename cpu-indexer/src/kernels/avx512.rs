@@ -1,0 +1,395 @@
+//! The kernels for AVX-512 (F, BW, VL, DQ, BF16).
+//!
+//! Loops are plain: a closure that an iterator's or array's own method calls would not be compiled for AVX-512 together
+//! with that method, so that every vector would pass through memory.
+
+use std::arch::x86_64::*;
+
+use hindsight_protocol::geometry::KvDtype;
+
+use super::{CODE_GROUP, CODE_WORDS, GroupQuery, dense, scalar};
+
+/// Rows that are scored together, so that each part of a query is loaded once for all of them.
+const ROWS: usize = 4;
+/// Heads that are scored together: with [`ROWS`] rows they fill half of the registers with sums.
+const HEADS: usize = 4;
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
+pub(super) fn score_rows(
+    dtype: KvDtype,
+    query: &GroupQuery,
+    rows: &[&[u16]],
+    out: &mut [f32],
+    stride: usize,
+) {
+    for (batch, column) in rows.chunks(ROWS).zip((0..).step_by(ROWS)) {
+        let last = batch.len() - 1;
+        let four = [batch[0], batch[last.min(1)], batch[last.min(2)], batch[last]];
+        for first in (0..query.group()).step_by(HEADS) {
+            let heads = HEADS.min(query.group() - first);
+            let sums = match (dtype, heads) {
+                (KvDtype::F16, 1) => widened::<1>(query, first, four),
+                (KvDtype::F16, 2) => widened::<2>(query, first, four),
+                (KvDtype::F16, 3) => widened::<3>(query, first, four),
+                (KvDtype::F16, _) => widened::<4>(query, first, four),
+                (KvDtype::Bf16, 1) => paired::<1>(query, first, four),
+                (KvDtype::Bf16, 2) => paired::<2>(query, first, four),
+                (KvDtype::Bf16, 3) => paired::<3>(query, first, four),
+                (KvDtype::Bf16, _) => paired::<4>(query, first, four),
+            };
+            for head in 0..heads {
+                out[(first + head) * stride + column..][..batch.len()]
+                    .copy_from_slice(&sums[head * ROWS..][..batch.len()]);
+            }
+        }
+    }
+}
+
+/// Scores of [`ROWS`] half-precision keys for `H` heads, [H, ROWS], by widening each key to single precision.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+fn widened<const H: usize>(
+    query: &GroupQuery,
+    first: usize,
+    rows: [&[u16]; ROWS],
+) -> [f32; HEADS * ROWS] {
+    let dim = query.head_dim();
+    let values = &query.values()[first * dim..][..H * dim];
+    let mut sums = [_mm512_setzero_ps(); HEADS * ROWS];
+    for at in (0..dim).step_by(16) {
+        let mut keys = [_mm512_setzero_ps(); ROWS];
+        for row in 0..ROWS {
+            // SAFETY: the dimension is a multiple of 16 and each row has that many elements, so 16 lie behind `at`.
+            let halves = unsafe { _mm256_loadu_si256(rows[row].as_ptr().add(at).cast()) };
+            keys[row] = _mm512_cvtph_ps(halves);
+        }
+        for head in 0..H {
+            // SAFETY: as above, for the query's elements.
+            let part = unsafe { _mm512_loadu_ps(values.as_ptr().add(head * dim + at)) };
+            for row in 0..ROWS {
+                let sum = &mut sums[head * ROWS + row];
+                *sum = _mm512_fmadd_ps(part, keys[row], *sum);
+            }
+        }
+    }
+    reduce(sums)
+}
+
+/// Scores of [`ROWS`] bfloat16 keys for `H` heads, [H, ROWS], by the dot product of pairs.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
+fn paired<const H: usize>(
+    query: &GroupQuery,
+    first: usize,
+    rows: [&[u16]; ROWS],
+) -> [f32; HEADS * ROWS] {
+    let dim = query.head_dim();
+    let rounded = &query.rounded()[first * dim..][..H * dim];
+    let mut sums = [_mm512_setzero_ps(); HEADS * ROWS];
+    for at in (0..dim).step_by(32) {
+        let mask: __mmask32 = if dim - at >= 32 { u32::MAX } else { 0xffff };
+        let mut keys = [_mm512_setzero_si512(); ROWS];
+        for row in 0..ROWS {
+            // SAFETY: the mask leaves out what lies behind the row's end.
+            keys[row] =
+                unsafe { _mm512_maskz_loadu_epi16(mask, rows[row].as_ptr().add(at).cast()) };
+        }
+        for head in 0..H {
+            // SAFETY: as above, for the query's elements.
+            let part = unsafe {
+                _mm512_maskz_loadu_epi16(mask, rounded.as_ptr().add(head * dim + at).cast())
+            };
+            for row in 0..ROWS {
+                let sum = &mut sums[head * ROWS + row];
+                *sum = _mm512_dpbf16_ps(*sum, as_bf16(part), as_bf16(keys[row]));
+            }
+        }
+    }
+    reduce(sums)
+}
+
+#[inline]
+fn as_bf16(words: __m512i) -> __m512bh {
+    // SAFETY: both types are 64 bytes without invalid values.
+    unsafe { std::mem::transmute(words) }
+}
+
+/// The sums over the lanes of each of sixteen vectors.
+#[inline]
+#[target_feature(enable = "avx512f,avx512dq")]
+fn reduce(sums: [__m512; 16]) -> [f32; 16] {
+    // Four vectors become one, of whose 128-bit lanes each holds the four partial sums of one of them.
+    let mut quarters = [_mm512_setzero_ps(); 4];
+    for at in 0..4 {
+        let first = halves(sums[4 * at], sums[4 * at + 1]);
+        let second = halves(sums[4 * at + 2], sums[4 * at + 3]);
+        let even = _mm512_shuffle_f32x4::<0b10_00_10_00>(first, second);
+        let odd = _mm512_shuffle_f32x4::<0b11_01_11_01>(first, second);
+        quarters[at] = _mm512_add_ps(even, odd);
+    }
+    // Within each 128-bit lane `i`: the sums of vectors i, 4 + i, 8 + i, 12 + i.
+    let mixed = pairs(pairs(quarters[0], quarters[1]), pairs(quarters[2], quarters[3]));
+    let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    let mut out = [0.0; 16];
+    // SAFETY: `out` has room for 16 floats.
+    unsafe { _mm512_storeu_ps(out.as_mut_ptr(), _mm512_permutexvar_ps(order, mixed)) };
+    out
+}
+
+/// The sum of the lower and upper half of `a`, then that of `b`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512dq")]
+fn halves(a: __m512, b: __m512) -> __m512 {
+    let low = _mm512_shuffle_f32x4::<0b01_00_01_00>(a, b);
+    let high = _mm512_shuffle_f32x4::<0b11_10_11_10>(a, b);
+    _mm512_add_ps(low, high)
+}
+
+/// In each 128-bit lane: the sums of the two pairs of `a`, then those of `b`.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn pairs(a: __m512, b: __m512) -> __m512 {
+    let even = _mm512_shuffle_ps::<0b10_00_10_00>(a, b);
+    let odd = _mm512_shuffle_ps::<0b11_01_11_01>(a, b);
+    _mm512_add_ps(even, odd)
+}
+
+/// `exp(x)` for `x` ≤ 88; what lies below the smallest normal number is 0 or denormal.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn exp(x: __m512) -> __m512 {
+    let x = _mm512_max_ps(x, _mm512_set1_ps(-110.0));
+    let power =
+        _mm512_roundscale_ps::<8>(_mm512_mul_ps(x, _mm512_set1_ps(std::f32::consts::LOG2_E)));
+    let rest = _mm512_fnmadd_ps(power, _mm512_set1_ps(super::LN_2_HIGH), x);
+    let rest = _mm512_fnmadd_ps(power, _mm512_set1_ps(super::LN_2_LOW), rest);
+    let mut polynomial = _mm512_set1_ps(super::EXP_POLYNOMIAL[0]);
+    for &coefficient in &super::EXP_POLYNOMIAL[1..] {
+        polynomial = _mm512_fmadd_ps(polynomial, rest, _mm512_set1_ps(coefficient));
+    }
+    _mm512_scalef_ps(polynomial, power)
+}
+
+#[inline]
+fn lanes_mask(lanes: usize) -> __mmask16 {
+    if lanes >= 16 { u16::MAX } else { (1 << lanes) - 1 }
+}
+
+#[target_feature(enable = "avx512f")]
+pub(super) fn log_sum_exp(scores: &[f32]) -> f32 {
+    let lowest = _mm512_set1_ps(f32::NEG_INFINITY);
+    let mut max = lowest;
+    for part in scores.chunks(16) {
+        // SAFETY: the mask leaves out what lies behind the slice's end.
+        let part = unsafe { _mm512_mask_loadu_ps(lowest, lanes_mask(part.len()), part.as_ptr()) };
+        max = _mm512_max_ps(max, part);
+    }
+    let max = _mm512_reduce_max_ps(max);
+    if max == f32::NEG_INFINITY {
+        return max;
+    }
+    let mut sum = _mm512_setzero_ps();
+    for part in scores.chunks(16) {
+        // SAFETY: as above.
+        let part = unsafe { _mm512_mask_loadu_ps(lowest, lanes_mask(part.len()), part.as_ptr()) };
+        sum = _mm512_add_ps(sum, exp(_mm512_sub_ps(part, _mm512_set1_ps(max))));
+    }
+    max + _mm512_reduce_add_ps(sum).ln()
+}
+
+#[target_feature(enable = "avx512f")]
+pub(super) fn add_exp(scores: &[f32], offset: f32, weights: &mut [f32]) {
+    let offset = _mm512_set1_ps(offset);
+    for (scores, weights) in scores.chunks(16).zip(weights.chunks_mut(16)) {
+        let mask = lanes_mask(scores.len());
+        // SAFETY: the mask leaves out what lies behind the ends of the slices, which are equally long.
+        unsafe {
+            let scores = _mm512_maskz_loadu_ps(mask, scores.as_ptr());
+            let sum = _mm512_maskz_loadu_ps(mask, weights.as_ptr());
+            let sum = _mm512_add_ps(sum, exp(_mm512_sub_ps(scores, offset)));
+            _mm512_mask_storeu_ps(weights.as_mut_ptr(), mask, sum);
+        }
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw")]
+pub(super) fn scan_codes(
+    codes: &[u8],
+    tables: &[[u8; CODE_WORDS]],
+    best: &[u8],
+    join: &[u8; 16],
+    ranks: &mut [u8],
+) {
+    let subspaces = tables.len() / best.len();
+    let group_bytes = subspaces / 2 * CODE_GROUP;
+    let mut codes = codes.chunks_exact(2 * group_bytes);
+    let mut ranks = ranks.chunks_exact_mut(2 * CODE_GROUP);
+    for (codes, ranks) in codes.by_ref().zip(ranks.by_ref()) {
+        for first in (0..best.len()).step_by(HEADS) {
+            let tables = &tables[first * subspaces..];
+            match best.len() - first {
+                1 => scan_two::<1>(codes, tables, &best[first..], join, ranks, first > 0),
+                2 => scan_two::<2>(codes, tables, &best[first..], join, ranks, first > 0),
+                3 => scan_two::<3>(codes, tables, &best[first..], join, ranks, first > 0),
+                _ => scan_two::<4>(codes, tables, &best[first..], join, ranks, first > 0),
+            }
+        }
+    }
+    scalar::scan_codes(codes.remainder(), tables, best, join, ranks.into_remainder());
+}
+
+/// Ranks two groups of keys for `H` heads; joined to the ranks that are there already if `join_first`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn scan_two<const H: usize>(
+    codes: &[u8],
+    tables: &[[u8; CODE_WORDS]],
+    best: &[u8],
+    join: &[u8; 16],
+    ranks: &mut [u8],
+    join_first: bool,
+) {
+    let group_bytes = codes.len() / 2;
+    let subspaces = 2 * group_bytes / CODE_GROUP;
+    assert!(tables.len() >= H * subspaces && ranks.len() == 2 * CODE_GROUP);
+    let nibble = _mm512_set1_epi8(15);
+    let mut distances = [[_mm512_setzero_si512(); 2]; H];
+    for pair in 0..subspaces / 2 {
+        let mut codes_of = [[_mm512_setzero_si512(); 2]; 2];
+        for group in 0..2 {
+            // SAFETY: there are two groups of `group_bytes` bytes, each of `subspaces / 2` vectors of 64 bytes.
+            let words = unsafe {
+                let at = group * group_bytes + pair * CODE_GROUP;
+                _mm512_loadu_si512(codes.as_ptr().add(at).cast())
+            };
+            codes_of[0][group] = _mm512_and_si512(words, nibble);
+            codes_of[1][group] = _mm512_and_si512(_mm512_srli_epi16::<4>(words), nibble);
+        }
+        for head in 0..H {
+            for half in 0..2 {
+                // SAFETY: the tables of `H` heads were checked to be there; each has 16 bytes.
+                let table = unsafe {
+                    let table = tables.get_unchecked(head * subspaces + 2 * pair + half);
+                    _mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast()))
+                };
+                for group in 0..2 {
+                    let distance = &mut distances[head][group];
+                    let looked_up = _mm512_shuffle_epi8(table, codes_of[half][group]);
+                    *distance = _mm512_adds_epu8(*distance, looked_up);
+                }
+            }
+        }
+    }
+    // SAFETY: `join` has 16 bytes.
+    let join = unsafe { _mm512_broadcast_i32x4(_mm_loadu_si128(join.as_ptr().cast())) };
+    for (group, ranks) in ranks.chunks_exact_mut(CODE_GROUP).enumerate() {
+        // SAFETY: the chunk has 64 bytes.
+        let mut rank = unsafe { _mm512_loadu_si512(ranks.as_ptr().cast()) };
+        for head in 0..H {
+            let best = _mm512_set1_epi8(best[head].cast_signed());
+            let own = _mm512_subs_epu8(best, distances[head][group]);
+            rank = if head == 0 && !join_first { own } else { joined(rank, own, join) };
+        }
+        // SAFETY: the chunk has 64 bytes.
+        unsafe { _mm512_storeu_si512(ranks.as_mut_ptr().cast(), rank) };
+    }
+}
+
+/// The ranks that two heads have together.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn joined(a: __m512i, b: __m512i, join: __m512i) -> __m512i {
+    let larger = _mm512_max_epu8(a, b);
+    let difference = _mm512_sub_epi8(larger, _mm512_min_epu8(a, b));
+    let quarter = _mm512_and_si512(_mm512_srli_epi16::<2>(difference), _mm512_set1_epi8(63));
+    let index = _mm512_min_epu8(quarter, _mm512_set1_epi8(15));
+    _mm512_adds_epu8(larger, _mm512_shuffle_epi8(join, index))
+}
+
+/// The bits of the ranks in `part` (at most 64) that are at least `cut`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn at_least(part: &[u8], cut: __m512i) -> u64 {
+    let mask = if part.len() >= 64 { u64::MAX } else { (1 << part.len()) - 1 };
+    // SAFETY: the mask leaves out what lies behind the slice's end.
+    let ranks = unsafe { _mm512_maskz_loadu_epi8(mask, part.as_ptr().cast()) };
+    _mm512_mask_cmpge_epu8_mask(mask, ranks, cut)
+}
+
+#[target_feature(enable = "avx512f,avx512bw,popcnt")]
+pub(super) fn count_at_least(ranks: &[u8], cut: u8) -> usize {
+    let cut = _mm512_set1_epi8(cut.cast_signed());
+    let mut count = 0;
+    for part in ranks.chunks(64) {
+        count += at_least(part, cut).count_ones() as usize;
+    }
+    count
+}
+
+#[target_feature(enable = "avx512f,avx512bw,bmi1")]
+pub(super) fn collect_at_least(ranks: &[u8], cut: u8, first: u32, out: &mut Vec<u32>) {
+    let cut = _mm512_set1_epi8(cut.cast_signed());
+    for (part, first) in ranks.chunks(64).zip((first..).step_by(64)) {
+        let mut bits = at_least(part, cut);
+        while bits != 0 {
+            out.push(first + bits.trailing_zeros());
+            bits &= bits - 1;
+        }
+    }
+}
+
+/// The bits of the weights in `part` (at most 16) that are not below `floor`.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn not_below(part: &[f32], floor: __m512) -> u16 {
+    let mask = lanes_mask(part.len());
+    // SAFETY: the mask leaves out what lies behind the slice's end.
+    let weights = unsafe { _mm512_maskz_loadu_ps(mask, part.as_ptr()) };
+    _mm512_mask_cmp_ps_mask::<_CMP_GE_OQ>(mask, weights, floor)
+}
+
+#[target_feature(enable = "avx512f,popcnt")]
+pub(super) fn count_not_below(weights: &[f32], floor: f32) -> usize {
+    let floor = _mm512_set1_ps(floor);
+    let mut count = 0;
+    for part in weights.chunks(16) {
+        count += not_below(part, floor).count_ones() as usize;
+    }
+    count
+}
+
+#[target_feature(enable = "avx512f,bmi1")]
+pub(super) fn keep_not_below(weights: &[f32], floor: f32, out: &mut Vec<f32>) {
+    let floor = _mm512_set1_ps(floor);
+    for part in weights.chunks(16) {
+        let mut bits = not_below(part, floor);
+        while bits != 0 {
+            out.push(part[bits.trailing_zeros() as usize]);
+            bits &= bits - 1;
+        }
+    }
+}
+
+#[target_feature(enable = "avx512f,bmi1")]
+pub(super) fn pick_not_below(weights: &[f32], floor: f32, tokens: &[u32], out: &mut Vec<u32>) {
+    let floor = _mm512_set1_ps(floor);
+    for (part, tokens) in weights.chunks(16).zip(tokens.chunks(16)) {
+        let mut bits = not_below(part, floor);
+        while bits != 0 {
+            out.push(tokens[bits.trailing_zeros() as usize]);
+            bits &= bits - 1;
+        }
+    }
+}
+
+/// See [`super::dense::combine_rows`].
+#[target_feature(enable = "avx512f,fma")]
+pub(super) fn combine_rows(factors: &[f32], matrix: &[u16], out: &mut [f32]) {
+    dense::combine_rows::<true>(factors, matrix, out);
+}
+
+/// See [`super::dense::add_outer`].
+#[target_feature(enable = "avx512f,fma")]
+pub(super) fn add_outer(vector: &[f32], scale: f32, matrix: &mut [f32]) {
+    dense::add_outer::<true>(vector, scale, matrix);
+}

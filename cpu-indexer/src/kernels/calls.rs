@@ -1,0 +1,133 @@
+//! The kernels as safe methods: lengths are checked here, then the chosen instruction set runs.
+
+use hindsight_protocol::geometry::KvDtype;
+
+use super::{CODE_GROUP, CODE_WORDS, GroupQuery, Isa, Kernels, Scores, scalar};
+#[cfg(target_arch = "x86_64")]
+use super::{avx2, avx512};
+
+/// Runs the kernel `$name` of the instruction set of `$self`.
+macro_rules! dispatch {
+    ($self:ident, $name:ident ( $($argument:expr),* )) => {
+        match $self.isa {
+            // SAFETY: a `Kernels` of this instruction set exists only where the processor has it.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => unsafe { avx512::$name($($argument),*) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => unsafe { avx2::$name($($argument),*) },
+            _ => scalar::$name($($argument),*),
+        }
+    };
+}
+
+impl Kernels {
+    /// Scores the keys `rows` (each [head_dim]) into the columns of `scores` from `column` on.
+    ///
+    /// # Panics
+    /// If a row has another length than the query, or the columns do not exist.
+    pub fn score_rows(
+        self,
+        dtype: KvDtype,
+        query: &GroupQuery,
+        rows: &[&[u16]],
+        scores: &mut Scores,
+        column: usize,
+    ) {
+        assert!(column + rows.len() <= scores.len() && query.group() == scores.group());
+        assert!(rows.iter().all(|row| row.len() == query.head_dim()));
+        assert!(query.head_dim().is_multiple_of(16));
+        let stride = scores.stride();
+        let out = &mut scores.values_mut()[column..];
+        dispatch!(self, score_rows(dtype, query, rows, out, stride));
+    }
+
+    /// `ln Σ exp(score)` over all scores.
+    #[must_use]
+    pub fn log_sum_exp(self, scores: &[f32]) -> f32 {
+        dispatch!(self, log_sum_exp(scores))
+    }
+
+    /// Adds `exp(score − offset)` to each weight.
+    ///
+    /// # Panics
+    /// If the lengths differ.
+    pub fn add_exp(self, scores: &[f32], offset: f32, weights: &mut [f32]) {
+        assert_eq!(scores.len(), weights.len());
+        dispatch!(self, add_exp(scores, offset, weights));
+    }
+
+    /// Ranks keys by their codes.
+    ///
+    /// `codes` holds groups of [`CODE_GROUP`] keys: for each pair of sub-spaces one byte a key, the even sub-space's
+    /// code word in the low four bits. `tables` ([group, sub-spaces]) says how far each code word lies below the best
+    /// one of its sub-space, and `best` ([group]) which rank a key has that is best in all of them. Heads are joined by
+    /// `join`: the rank of two is the larger, plus `join[min(difference / 4, 15)]`. All sums saturate.
+    ///
+    /// # Panics
+    /// If the lengths do not fit each other.
+    pub fn scan_codes(
+        self,
+        codes: &[u8],
+        tables: &[[u8; CODE_WORDS]],
+        best: &[u8],
+        join: &[u8; 16],
+        ranks: &mut [u8],
+    ) {
+        let subspaces = tables.len() / best.len();
+        assert!(tables.len() == subspaces * best.len() && subspaces.is_multiple_of(2));
+        assert!(ranks.len().is_multiple_of(CODE_GROUP));
+        assert_eq!(codes.len() * 2, ranks.len() * subspaces);
+        dispatch!(self, scan_codes(codes, tables, best, join, ranks));
+    }
+
+    /// Number of ranks that are at least `cut`.
+    #[must_use]
+    pub fn count_at_least(self, ranks: &[u8], cut: u8) -> usize {
+        dispatch!(self, count_at_least(ranks, cut))
+    }
+
+    /// Appends `first + i` for each rank `i` that is at least `cut`.
+    pub fn collect_at_least(self, ranks: &[u8], cut: u8, first: u32, out: &mut Vec<u32>) {
+        dispatch!(self, collect_at_least(ranks, cut, first, out));
+    }
+
+    /// Number of weights that are not below `floor`.
+    #[must_use]
+    pub fn count_not_below(self, weights: &[f32], floor: f32) -> usize {
+        dispatch!(self, count_not_below(weights, floor))
+    }
+
+    /// Appends the weights that are not below `floor`.
+    pub fn keep_not_below(self, weights: &[f32], floor: f32, out: &mut Vec<f32>) {
+        dispatch!(self, keep_not_below(weights, floor, out));
+    }
+
+    /// Appends the tokens whose weights are not below `floor`.
+    ///
+    /// # Panics
+    /// If the lengths differ.
+    pub fn pick_not_below(self, weights: &[f32], floor: f32, tokens: &[u32], out: &mut Vec<u32>) {
+        assert_eq!(weights.len(), tokens.len());
+        dispatch!(self, pick_not_below(weights, floor, tokens, out));
+    }
+
+    /// Adds `Σ factors[i] · matrix[i]` to `out`, where `matrix` ([factors, out]) holds bfloat16 words.
+    ///
+    /// # Panics
+    /// If the lengths do not fit each other, or `out` has not a multiple of 16 elements.
+    pub fn combine_rows(self, factors: &[f32], matrix: &[u16], out: &mut [f32]) {
+        assert_eq!(matrix.len(), factors.len() * out.len());
+        assert!(out.len().is_multiple_of(CODE_WORDS));
+        dispatch!(self, combine_rows(factors, matrix, out));
+    }
+
+    /// Adds `scale · vector vectorᵀ` to the square `matrix`.
+    ///
+    /// # Panics
+    /// If the matrix has another size.
+    pub fn add_outer(self, vector: &[f32], scale: f32, matrix: &mut [f32]) {
+        assert_eq!(matrix.len(), vector.len() * vector.len());
+        dispatch!(self, add_outer(vector, scale, matrix));
+    }
+}

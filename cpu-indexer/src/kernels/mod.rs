@@ -1,0 +1,121 @@
+//! The inner loops, each for AVX-512, AVX2 and plain Rust, chosen once at run time.
+//!
+//! Every path computes what the scalar path computes. Scores differ from it by rounding only: the AVX-512 path scores
+//! bfloat16 keys with the processor's bfloat16 dot product, which rounds the query to bfloat16 too.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod calls;
+mod dense;
+mod query;
+pub(crate) mod scalar;
+mod scores;
+#[cfg(test)]
+mod tests;
+
+pub use query::GroupQuery;
+pub use scores::Scores;
+
+/// Keys whose codes lie together, so that one instruction looks up one sub-space of all of them.
+pub const CODE_GROUP: usize = 64;
+/// Code words of a sub-space: four bits of a code.
+pub const CODE_WORDS: usize = 16;
+
+/// An instruction set that the kernels are written for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Isa {
+    /// Plain Rust.
+    Scalar,
+    /// AVX2, FMA and F16C.
+    Avx2,
+    /// AVX-512 F, BW, VL, DQ and BF16.
+    Avx512,
+}
+
+impl Isa {
+    /// The instruction sets that this processor has, slowest first.
+    #[must_use]
+    pub fn available() -> Vec<Self> {
+        let mut found = vec![Self::Scalar];
+        #[cfg(target_arch = "x86_64")]
+        {
+            let avx2 = is_x86_feature_detected!("avx2")
+                && is_x86_feature_detected!("fma")
+                && is_x86_feature_detected!("f16c");
+            if avx2 {
+                found.push(Self::Avx2);
+            }
+            let avx512 = is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512vl")
+                && is_x86_feature_detected!("avx512dq")
+                && is_x86_feature_detected!("avx512bf16");
+            if avx2 && avx512 {
+                found.push(Self::Avx512);
+            }
+        }
+        found
+    }
+
+    /// Name as in reports.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Scalar => "scalar",
+            Self::Avx2 => "avx2",
+            Self::Avx512 => "avx512",
+        }
+    }
+}
+
+/// The kernels of one instruction set.
+///
+/// A value can only be had for an instruction set that the processor has, so that calling is safe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kernels {
+    isa: Isa,
+}
+
+impl Kernels {
+    /// The fastest kernels for this processor.
+    #[must_use]
+    pub fn detect() -> Self {
+        Self { isa: Isa::available().pop().unwrap_or(Isa::Scalar) }
+    }
+
+    /// The kernels of `isa`, if this processor has it.
+    #[must_use]
+    pub fn of(isa: Isa) -> Option<Self> {
+        Isa::available().contains(&isa).then_some(Self { isa })
+    }
+
+    /// The instruction set in use.
+    #[must_use]
+    pub const fn isa(self) -> Isa {
+        self.isa
+    }
+}
+
+/// `ln 2` in two parts, of which the first has trailing zeros enough for exact products with small integers.
+#[cfg(target_arch = "x86_64")]
+const LN_2_HIGH: f32 = 355.0 / 512.0;
+#[cfg(target_arch = "x86_64")]
+const LN_2_LOW: f32 = -2.121_944_4e-4;
+#[cfg(target_arch = "x86_64")]
+/// The series of `exp`, good to single precision on ±`ln 2 / 2`, highest power first.
+const EXP_POLYNOMIAL: [f32; 7] = [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0];
+
+/// Asks the processor to fetch `row` into its caches.
+#[inline]
+pub(crate) fn prefetch(row: &[u16]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in row.chunks(32) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a prefetch has no effect on memory, and the address is that of a live slice.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = row;
+}

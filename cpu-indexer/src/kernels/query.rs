@@ -1,0 +1,64 @@
+//! The queries of one group, ready for the kernels.
+
+use half::bf16;
+
+/// Queries of the heads that share one KV head, multiplied by the softmax scale, in the forms that the kernels read.
+#[derive(Debug, Clone, Default)]
+pub struct GroupQuery {
+    group: usize,
+    head_dim: usize,
+    values: Vec<f32>,
+    rounded: Vec<bf16>,
+}
+
+impl GroupQuery {
+    /// Room for a group of `group` queries of `head_dim` elements.
+    #[must_use]
+    pub fn new(group: usize, head_dim: usize) -> Self {
+        let length = group * head_dim;
+        Self { group, head_dim, values: vec![0.0; length], rounded: vec![bf16::ZERO; length] }
+    }
+
+    /// Takes `queries` ([group, head_dim]) times `scale`.
+    ///
+    /// # Panics
+    /// If there are not exactly `group` queries of `head_dim` elements.
+    pub fn load(&mut self, queries: &[f32], scale: f32) {
+        assert_eq!(queries.len(), self.values.len(), "a group of {} queries", self.group);
+        for ((value, rounded), query) in self.values.iter_mut().zip(&mut self.rounded).zip(queries)
+        {
+            *value = query * scale;
+            *rounded = bf16::from_f32(*value);
+        }
+    }
+
+    /// Queries of the group.
+    #[must_use]
+    pub const fn group(&self) -> usize {
+        self.group
+    }
+
+    /// Elements of a query.
+    #[must_use]
+    pub const fn head_dim(&self) -> usize {
+        self.head_dim
+    }
+
+    /// The scaled queries: [group, head_dim].
+    #[must_use]
+    pub fn values(&self) -> &[f32] {
+        &self.values
+    }
+
+    /// The scaled query of one head: [head_dim].
+    #[must_use]
+    pub fn head(&self, head: usize) -> &[f32] {
+        &self.values[head * self.head_dim..][..self.head_dim]
+    }
+
+    /// The scaled queries rounded to bfloat16: [group, head_dim].
+    #[must_use]
+    pub(crate) fn rounded(&self) -> &[bf16] {
+        &self.rounded
+    }
+}

@@ -1,0 +1,118 @@
+//! The kernels in plain Rust: what the others are tested against, and all there is on other processors.
+
+use half::{bf16, f16};
+use hindsight_protocol::geometry::KvDtype;
+
+use super::{CODE_GROUP, CODE_WORDS, GroupQuery, dense};
+
+/// A stored element as `f32`.
+#[inline]
+pub(crate) fn widen(dtype: KvDtype, bits: u16) -> f32 {
+    match dtype {
+        KvDtype::F16 => f16::from_bits(bits).to_f32(),
+        KvDtype::Bf16 => bf16::from_bits(bits).to_f32(),
+    }
+}
+
+/// Writes the score of `rows[i]` for head `h` to `out[h * stride + i]`.
+pub(super) fn score_rows(
+    dtype: KvDtype,
+    query: &GroupQuery,
+    rows: &[&[u16]],
+    out: &mut [f32],
+    stride: usize,
+) {
+    for (column, row) in rows.iter().enumerate() {
+        for head in 0..query.group() {
+            let products = query.head(head).iter().zip(*row);
+            out[head * stride + column] = products.map(|(q, &k)| q * widen(dtype, k)).sum();
+        }
+    }
+}
+
+/// `ln Σ exp(score)`.
+pub(super) fn log_sum_exp(scores: &[f32]) -> f32 {
+    let max = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    if max == f32::NEG_INFINITY {
+        return max;
+    }
+    max + scores.iter().map(|score| (score - max).exp()).sum::<f32>().ln()
+}
+
+/// Adds `exp(score - offset)` to each weight.
+pub(super) fn add_exp(scores: &[f32], offset: f32, weights: &mut [f32]) {
+    for (weight, score) in weights.iter_mut().zip(scores) {
+        *weight += (score - offset).exp();
+    }
+}
+
+/// The rank that two heads with ranks `a` and `b` have together: the larger, plus `join[min(|a − b| / 4, 15)]`.
+#[inline]
+fn join_ranks(a: u8, b: u8, join: &[u8; 16]) -> u8 {
+    a.max(b).saturating_add(join[usize::from(a.abs_diff(b) / 4).min(15)])
+}
+
+/// See [`super::Kernels::scan_codes`].
+pub(super) fn scan_codes(
+    codes: &[u8],
+    tables: &[[u8; CODE_WORDS]],
+    best: &[u8],
+    join: &[u8; 16],
+    ranks: &mut [u8],
+) {
+    let subspaces = tables.len() / best.len();
+    let groups = codes.chunks_exact(subspaces / 2 * CODE_GROUP);
+    for (group, ranks) in groups.zip(ranks.chunks_exact_mut(CODE_GROUP)) {
+        for (key, rank) in ranks.iter_mut().enumerate() {
+            *rank = 0;
+            for (head, &best) in best.iter().enumerate() {
+                let tables = &tables[head * subspaces..][..subspaces];
+                let mut distance = 0_u8;
+                for (pair, tables) in tables.chunks_exact(2).enumerate() {
+                    let code = group[pair * CODE_GROUP + key];
+                    distance = distance
+                        .saturating_add(tables[0][usize::from(code & 15)])
+                        .saturating_add(tables[1][usize::from(code >> 4)]);
+                }
+                let own = best.saturating_sub(distance);
+                *rank = if head == 0 { own } else { join_ranks(*rank, own, join) };
+            }
+        }
+    }
+}
+
+/// Number of ranks that are at least `cut`.
+pub(super) fn count_at_least(ranks: &[u8], cut: u8) -> usize {
+    ranks.iter().filter(|&&rank| rank >= cut).count()
+}
+
+/// Appends `first + i` for each rank `i` that is at least `cut`.
+pub(super) fn collect_at_least(ranks: &[u8], cut: u8, first: u32, out: &mut Vec<u32>) {
+    out.extend((first..).zip(ranks).filter(|(_, rank)| **rank >= cut).map(|(token, _)| token));
+}
+
+/// Number of weights that are not below `floor`.
+pub(super) fn count_not_below(weights: &[f32], floor: f32) -> usize {
+    weights.iter().filter(|&&weight| weight >= floor).count()
+}
+
+/// Appends the weights that are not below `floor`.
+pub(super) fn keep_not_below(weights: &[f32], floor: f32, out: &mut Vec<f32>) {
+    out.extend(weights.iter().filter(|weight| **weight >= floor));
+}
+
+/// Appends the tokens whose weights are not below `floor`.
+pub(super) fn pick_not_below(weights: &[f32], floor: f32, tokens: &[u32], out: &mut Vec<u32>) {
+    let pairs = tokens.iter().zip(weights);
+    out.extend(pairs.filter(|(_, weight)| **weight >= floor).map(|(token, _)| *token));
+}
+
+/// See [`super::dense::combine_rows`].
+pub(super) fn combine_rows(factors: &[f32], matrix: &[u16], out: &mut [f32]) {
+    dense::combine_rows::<false>(factors, matrix, out);
+}
+
+/// See [`super::dense::add_outer`].
+pub(super) fn add_outer(vector: &[f32], scale: f32, matrix: &mut [f32]) {
+    dense::add_outer::<false>(vector, scale, matrix);
+}

@@ -1,0 +1,165 @@
+//! Every instruction set against the scalar kernels.
+
+use half::{bf16, f16};
+use hindsight_protocol::geometry::KvDtype;
+use proptest::prelude::*;
+
+use super::{CODE_GROUP, CODE_WORDS, GroupQuery, Isa, Kernels, Scores, scalar};
+
+fn vectorised() -> impl Iterator<Item = Kernels> {
+    Isa::available().into_iter().filter(|isa| *isa != Isa::Scalar).filter_map(Kernels::of)
+}
+
+fn score(kernels: Kernels, dtype: KvDtype, query: &GroupQuery, keys: &[u16]) -> Vec<Vec<f32>> {
+    let rows: Vec<&[u16]> = keys.chunks(query.head_dim()).collect();
+    let mut scores = Scores::new(query.group());
+    scores.resize(rows.len() + 3);
+    kernels.score_rows(dtype, query, &rows, &mut scores, 3);
+    (0..query.group()).map(|head| scores.head(head)[3..].to_vec()).collect()
+}
+
+proptest! {
+    #[test]
+    fn scores_agree_within_the_rounding_of_the_type(
+        group in 1_usize..10,
+        dim in (1_usize..17).prop_map(|parts| parts * 16),
+        rows in 0_usize..19,
+        seed in any::<u64>(),
+    ) {
+        let mut random = fastrand(seed);
+        let mut query = GroupQuery::new(group, dim);
+        let queries: Vec<f32> = (0..group * dim).map(|_| random()).collect();
+        query.load(&queries, 0.125);
+        let values: Vec<f32> = (0..rows * dim).map(|_| random()).collect();
+        for dtype in [KvDtype::F16, KvDtype::Bf16] {
+            let keys: Vec<u16> = values.iter().map(|value| match dtype {
+                KvDtype::F16 => f16::from_f32(*value).to_bits(),
+                KvDtype::Bf16 => bf16::from_f32(*value).to_bits(),
+            }).collect();
+            let expected = score(Kernels { isa: Isa::Scalar }, dtype, &query, &keys);
+            for kernels in vectorised() {
+                let found = score(kernels, dtype, &query, &keys);
+                for head in 0..group {
+                    for row in 0..rows {
+                        // The sum of magnitudes bounds what rounding each product can do.
+                        let magnitude: f32 = query.head(head).iter()
+                            .zip(&keys[row * dim..])
+                            .map(|(q, &key)| (q * scalar::widen(dtype, key)).abs())
+                            .sum();
+                        let epsilon = if dtype == KvDtype::Bf16 { 1.0 / 256.0 } else { 1e-5 };
+                        let difference = (expected[head][row] - found[head][row]).abs();
+                        prop_assert!(difference <= epsilon * magnitude, "{kernels:?} {dtype}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn exponentials_agree_to_single_precision(
+        scores in prop::collection::vec(-60_f32..60.0, 0..70),
+        offset in -20_f32..60.0,
+    ) {
+        let expected = scalar::log_sum_exp(&scores);
+        let mut sums = vec![0.25; scores.len()];
+        scalar::add_exp(&scores, offset, &mut sums);
+        for kernels in vectorised() {
+            let found = kernels.log_sum_exp(&scores);
+            prop_assert!(found == expected || (found - expected).abs() < 1e-4);
+            let mut found = vec![0.25; scores.len()];
+            kernels.add_exp(&scores, offset, &mut found);
+            for (expected, found) in sums.iter().zip(&found) {
+                prop_assert!((expected - found).abs() <= 2e-6 * expected.abs(), "{expected} {found}");
+            }
+        }
+    }
+
+    #[test]
+    fn code_scans_agree_exactly(
+        group in 1_usize..10,
+        pairs in 1_usize..20,
+        groups in 1_usize..6,
+        seed in any::<u64>(),
+    ) {
+        let mut random = fastrand(seed);
+        let mut byte = || ((random() + 1.0) * 127.9) as u8;
+        let codes: Vec<u8> = (0..groups * pairs * CODE_GROUP).map(|_| byte()).collect();
+        let mut tables = vec![[0; CODE_WORDS]; group * pairs * 2];
+        tables.iter_mut().flatten().for_each(|entry| *entry = byte() / 8);
+        let best: Vec<u8> = (0..group).map(|_| byte()).collect();
+        let join = std::array::from_fn(|step| 15 - step as u8);
+        let mut expected = vec![0; groups * CODE_GROUP];
+        scalar::scan_codes(&codes, &tables, &best, &join, &mut expected);
+        for kernels in vectorised() {
+            let mut found = vec![9; groups * CODE_GROUP];
+            kernels.scan_codes(&codes, &tables, &best, &join, &mut found);
+            prop_assert_eq!(&found, &expected, "{:?}", kernels);
+        }
+    }
+
+    #[test]
+    fn what_reaches_a_threshold_is_counted_and_collected_alike(
+        ranks in prop::collection::vec(any::<u8>(), 0..300),
+        cut in any::<u8>(),
+        floor in 0_f32..256.0,
+    ) {
+        let weights: Vec<f32> = ranks.iter().map(|&rank| f32::from(rank)).collect();
+        let mut expected = Vec::new();
+        scalar::collect_at_least(&ranks, cut, 7, &mut expected);
+        let tokens: Vec<u32> = (0..).zip(&ranks).map(|(at, _)| 5 * at).collect();
+        let mut picked = Vec::new();
+        scalar::pick_not_below(&weights, floor, &tokens, &mut picked);
+        for kernels in vectorised() {
+            prop_assert_eq!(kernels.count_at_least(&ranks, cut), expected.len());
+            let mut found = Vec::new();
+            kernels.collect_at_least(&ranks, cut, 7, &mut found);
+            prop_assert_eq!(&found, &expected);
+            let mut found = Vec::new();
+            kernels.pick_not_below(&weights, floor, &tokens, &mut found);
+            prop_assert_eq!(&found, &picked);
+            prop_assert_eq!(kernels.count_not_below(&weights, floor), picked.len());
+            let mut kept = Vec::new();
+            kernels.keep_not_below(&weights, floor, &mut kept);
+            prop_assert!(kept.iter().eq(weights.iter().filter(|weight| **weight >= floor)));
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn dense_products_agree(rows in 1_usize..20, parts in 1_usize..12, seed in any::<u64>()) {
+        let mut random = fastrand(seed);
+        let width = 16 * parts;
+        let factors: Vec<f32> = (0..rows).map(|_| random()).collect();
+        let matrix: Vec<u16> =
+            (0..rows * width).map(|_| bf16::from_f32(random()).to_bits()).collect();
+        let start: Vec<f32> = (0..width).map(|_| random()).collect();
+        let mut expected = start.clone();
+        scalar::combine_rows(&factors, &matrix, &mut expected);
+        let mut outer = vec![0.5; width * width];
+        scalar::add_outer(&start, 0.3, &mut outer);
+        for kernels in vectorised() {
+            let mut found = start.clone();
+            kernels.combine_rows(&factors, &matrix, &mut found);
+            prop_assert!(expected.iter().zip(&found).all(|(a, b)| (a - b).abs() < 1e-5));
+            let mut found = vec![0.5; width * width];
+            kernels.add_outer(&start, 0.3, &mut found);
+            prop_assert!(outer.iter().zip(&found).all(|(a, b)| (a - b).abs() < 1e-6));
+        }
+    }
+}
+
+/// Numbers in ±1 from a linear congruential generator.
+fn fastrand(seed: u64) -> impl FnMut() -> f32 {
+    let mut state = seed;
+    move || {
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 40) as f32 / (1 << 23) as f32 - 1.0
+    }
+}
+
+#[test]
+fn the_best_instruction_set_is_detected() {
+    assert_eq!(Some(Kernels::detect()), Kernels::of(*Isa::available().last().unwrap()));
+}

@@ -1,0 +1,86 @@
+//! What codes get wrong: how far the keys that were read last lay from their estimates.
+
+use std::ops::Range;
+
+use crate::sketch::Ranking;
+
+/// Deviations are kept in steps of one sixteenth of a natural logarithm.
+const STEPS: f32 = 16.0;
+
+/// The candidates of the last step, and for each the logarithm of its true weight over the estimated one.
+///
+/// A key whose code overrates or underrates it for one query does so for similar queries, too.
+#[derive(Debug, Clone)]
+pub(super) struct Deviations {
+    tokens: Vec<u32>,
+    steps: Vec<i8>,
+    /// Ranks before the correction, while one is applied.
+    uncorrected: Vec<u8>,
+}
+
+impl Deviations {
+    pub(super) fn new(most: usize) -> Self {
+        Self {
+            tokens: Vec::with_capacity(most),
+            steps: Vec::with_capacity(most),
+            uncorrected: Vec::with_capacity(most),
+        }
+    }
+
+    /// Bytes read and written at a step.
+    pub(super) const fn bytes(&self) -> usize {
+        self.tokens.len() * (size_of::<u32>() + size_of::<i8>())
+    }
+
+    /// Corrects the ranks of the remembered tokens by `persistence` times their deviations.
+    pub(super) fn apply(&mut self, ranking: &mut Ranking, persistence: f32) {
+        let factor = persistence / (STEPS * ranking.unit);
+        self.uncorrected.clear();
+        for (&token, &steps) in self.tokens.iter().zip(&self.steps) {
+            let rank = &mut ranking.ranks[token as usize];
+            self.uncorrected.push(*rank);
+            *rank = round_to_rank(f32::from(*rank) + factor * f32::from(steps));
+        }
+    }
+
+    /// Takes corrections, and whatever else happened to the ranks of remembered tokens, back.
+    pub(super) fn undo(&self, ranking: &mut Ranking) {
+        for (&token, &rank) in self.tokens.iter().zip(&self.uncorrected) {
+            ranking.ranks[token as usize] = rank;
+        }
+    }
+
+    /// Remembers the deviations of `tokens`, which lie in `middle`, from the uncorrected `ranking`.
+    pub(super) fn observe(&mut self, tokens: &[u32], weights: &[f32], ranking: &Ranking) {
+        self.tokens.clear();
+        self.steps.clear();
+        self.tokens.extend_from_slice(tokens);
+        self.steps.extend(tokens.iter().zip(weights).map(|(&token, &weight)| {
+            let estimate = ranking.log_weight_of(ranking.ranks[token as usize]);
+            to_steps(weight.max(f32::MIN_POSITIVE).ln() - estimate)
+        }));
+    }
+
+    /// Forgets tokens outside `middle`.
+    pub(super) fn retain(&mut self, middle: Range<usize>) {
+        debug_assert!(self.tokens.is_sorted());
+        let start = self.tokens.partition_point(|&token| (token as usize) < middle.start);
+        let end = self.tokens.partition_point(|&token| (token as usize) < middle.end);
+        self.tokens.truncate(end);
+        self.steps.truncate(end);
+        self.tokens.drain(..start);
+        self.steps.drain(..start);
+    }
+}
+
+/// The nearest step; casting saturates.
+#[expect(clippy::cast_possible_truncation)]
+fn to_steps(deviation: f32) -> i8 {
+    (deviation * STEPS).round() as i8
+}
+
+/// The nearest rank; casting saturates.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+fn round_to_rank(number: f32) -> u8 {
+    (number + 0.5) as u8
+}

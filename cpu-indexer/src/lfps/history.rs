@@ -1,0 +1,86 @@
+//! Candidates from what past steps have attended to.
+
+use super::bitmap::Bitmap;
+use super::decayed::DecayedSet;
+use crate::parameters::IndexParameters;
+use crate::selection::{Zones, number};
+
+/// What one head remembers of past selections.
+#[derive(Debug, Clone)]
+pub(super) struct History {
+    /// The last selection.
+    last: Vec<u32>,
+    /// Positions attended again and again.
+    vertical: DecayedSet,
+    /// Distances from the query attended again and again.
+    slash: DecayedSet,
+}
+
+impl History {
+    pub(super) fn new(parameters: &IndexParameters) -> Self {
+        let budget = |multiple| parameters.times_top_k(multiple);
+        Self {
+            last: Vec::with_capacity(parameters.top_k),
+            vertical: DecayedSet::new(budget(parameters.vertical), parameters.top_k),
+            slash: DecayedSet::new(budget(parameters.slash), parameters.top_k),
+        }
+    }
+
+    /// Bytes read and written at a step.
+    pub(super) const fn bytes(&self) -> usize {
+        self.last.len() * size_of::<u32>() + self.vertical.bytes() + self.slash.bytes()
+    }
+
+    /// Appends to `candidates`, ascending, the tokens of the middle that history proposes: remembered positions and
+    /// distances, and the last selection both where it was and moved along by one, each widened by the expansion. If
+    /// they are fewer than `top_k`, the latest tokens of the middle are added.
+    pub(super) fn propose(
+        &self,
+        parameters: &IndexParameters,
+        zones: Zones,
+        set: &mut Bitmap,
+        candidates: &mut Vec<u32>,
+    ) {
+        let middle = zones.middle();
+        let wide = parameters.expansion;
+        set.reset(middle.end);
+        let mut insert = |first: usize, last: usize| {
+            let start = first.saturating_sub(wide).max(middle.start);
+            set.insert(start..(last + wide + 1).min(middle.end).max(start));
+        };
+        for &token in self.vertical.numbers() {
+            insert(token as usize, token as usize);
+        }
+        for &token in &self.last {
+            insert(token as usize, token as usize + 1);
+        }
+        for &distance in self.slash.numbers() {
+            if let Some(token) = (zones.tokens - 1).checked_sub(distance as usize) {
+                insert(token, token);
+            }
+        }
+        set.collect_into(candidates);
+        if candidates.len() < parameters.top_k {
+            let start = middle.end.saturating_sub(parameters.top_k).max(middle.start);
+            set.insert(start..middle.end);
+            candidates.clear();
+            set.collect_into(candidates);
+        }
+    }
+
+    /// Takes in the `selected` tokens (ascending) of the step with `tokens` tokens, given weights of at least these.
+    pub(super) fn observe(
+        &mut self,
+        decay: f32,
+        tokens: usize,
+        selected: &[u32],
+        weights: impl Fn(u32) -> f32 + Copy,
+    ) {
+        self.vertical.observe(decay, selected.iter().map(|&token| (token, weights(token))));
+        let position = number(tokens - 1);
+        let distances = selected.iter().rev().map(|&token| (position - token, weights(token)));
+        self.slash.observe(decay, distances);
+        self.last.clear();
+        self.last.extend_from_slice(selected);
+    }
+}

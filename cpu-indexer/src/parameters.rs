@@ -1,0 +1,176 @@
+//! What can be set about an index, with measured defaults.
+
+use serde::{Deserialize, Serialize};
+
+/// How the keys that a query attends to are chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Policy {
+    /// The top-k of a scan over every key.
+    Exact,
+    /// The top-k among candidates that past steps and a sketch of the keys propose.
+    Lfps,
+}
+
+impl std::fmt::Display for Policy {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(match self {
+            Self::Exact => "exact",
+            Self::Lfps => "lfps",
+        })
+    }
+}
+
+/// When the sketch of the keys is scanned for candidates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SketchUse {
+    /// Never: candidates come from history alone, and no codes are kept.
+    Never,
+    /// When a query has turned away from the one before it, see [`IndexParameters::drift_threshold`].
+    OnDrift,
+    /// At every step.
+    Always,
+}
+
+/// What can be set about an index.
+///
+/// Tokens between the sink and the window are called the middle; only they are chosen among.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct IndexParameters {
+    /// Tokens of the middle to choose for each KV head.
+    pub top_k: usize,
+    /// First tokens of the text, always attended.
+    pub sink: usize,
+    /// Last tokens of the text, always attended.
+    pub window: usize,
+    /// First layers that attend to every token.
+    pub dense_layers: usize,
+    /// When codes are scanned.
+    pub sketch: SketchUse,
+    /// Bytes of a key's code; 0 stands for a measured default that depends on the size of a key.
+    pub code_bytes: usize,
+    /// Candidates whose keys are read at a scan of the sketch, at most, as a multiple of `top_k`.
+    pub proposals: f32,
+    /// Candidates whose estimated share of the attention, in units of the natural logarithm, is below this are not
+    /// looked at exactly.
+    pub weight_floor: f32,
+    /// Share of a key's last known deviation from its code that is expected to hold at the next step.
+    pub persistence: f32,
+    /// Mean cosine of successive queries of a group below which they count as drifted.
+    pub drift_threshold: f32,
+    /// Positions remembered for having been attended again and again, as a multiple of `top_k` (history alone).
+    pub vertical: f32,
+    /// Distances remembered for having been attended again and again, as a multiple of `top_k` (history alone).
+    pub slash: f32,
+    /// Factor by which remembered scores shrink at each step (history alone).
+    pub decay: f32,
+    /// Tokens by which a candidate of the last selection is widened on both sides (history alone).
+    pub expansion: usize,
+    /// Last prompt queries whose exact selections seed the history.
+    pub seed_queries: usize,
+}
+
+impl Default for IndexParameters {
+    fn default() -> Self {
+        Self {
+            top_k: 256,
+            sink: 4,
+            window: 64,
+            dense_layers: 2,
+            sketch: SketchUse::Always,
+            code_bytes: 0,
+            proposals: 2.0,
+            weight_floor: -12.0,
+            persistence: 0.5,
+            drift_threshold: 0.8,
+            vertical: 1.0,
+            slash: 0.0,
+            decay: 0.95,
+            expansion: 1,
+            seed_queries: 16,
+        }
+    }
+}
+
+/// A parameter that an index cannot work with.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[error("{name} is {value}, but must be {requirement}")]
+pub struct ParameterError {
+    /// Name of the parameter.
+    pub name: &'static str,
+    /// What it was set to.
+    pub value: String,
+    /// What it may be.
+    pub requirement: &'static str,
+}
+
+impl IndexParameters {
+    /// Checks every parameter.
+    ///
+    /// # Errors
+    /// Names the first parameter out of range.
+    pub fn validate(&self) -> Result<(), ParameterError> {
+        fn check(
+            name: &'static str,
+            value: impl ToString,
+            holds: bool,
+            requirement: &'static str,
+        ) -> Result<(), ParameterError> {
+            if holds {
+                Ok(())
+            } else {
+                Err(ParameterError { name, value: value.to_string(), requirement })
+            }
+        }
+        const TOKENS: usize = 1 << 24;
+        check("top-k", self.top_k, (1..=TOKENS).contains(&self.top_k), "from 1 to 16777216")?;
+        check("sink", self.sink, self.sink <= TOKENS, "at most 16777216")?;
+        check("window", self.window, (1..=TOKENS).contains(&self.window), "from 1 to 16777216")?;
+        check("code bytes", self.code_bytes, self.code_bytes <= 64, "at most 64")?;
+        let proposals = self.proposals;
+        check("proposals", proposals, (1.0..=64.0).contains(&proposals), "from 1 to 64")?;
+        let floor = self.weight_floor;
+        check("weight floor", floor, (-40.0..=0.0).contains(&floor), "from -40 to 0")?;
+        let persistence = self.persistence;
+        check("persistence", persistence, (0.0..=1.0).contains(&persistence), "from 0 to 1")?;
+        let drift = self.drift_threshold;
+        check("drift threshold", drift, (-1.0..=1.0).contains(&drift), "from -1 to 1")?;
+        check("vertical", self.vertical, (0.0..=64.0).contains(&self.vertical), "from 0 to 64")?;
+        check("slash", self.slash, (0.0..=64.0).contains(&self.slash), "from 0 to 64")?;
+        check("decay", self.decay, (0.0..1.0).contains(&self.decay), "at least 0 and below 1")?;
+        check("expansion", self.expansion, self.expansion <= 64, "at most 64")?;
+        let seeds = self.seed_queries;
+        check("seed queries", seeds, (1..=64).contains(&seeds), "from 1 to 64")
+    }
+
+    /// `multiple` times `top_k`, rounded up.
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
+    pub(crate) fn times_top_k(&self, multiple: f32) -> usize {
+        (f64::from(multiple) * self.top_k as f64).ceil() as usize
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_valid() {
+        assert_eq!(IndexParameters::default().validate(), Ok(()));
+    }
+
+    #[test]
+    fn nothing_selected_is_refused_by_name() {
+        let parameters = IndexParameters { top_k: 0, ..Default::default() };
+        let message = parameters.validate().unwrap_err().to_string();
+        assert_eq!(message, "top-k is 0, but must be from 1 to 16777216");
+    }
+
+    #[test]
+    fn a_number_that_is_none_is_refused() {
+        let parameters = IndexParameters { decay: f32::NAN, ..Default::default() };
+        assert_eq!(parameters.validate().unwrap_err().name, "decay");
+    }
+}

@@ -1,0 +1,295 @@
+//! The indexer process: requests from the worker's ring in, selections out.
+
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use hindsight_protocol::arena::Arena;
+use hindsight_protocol::control::codec;
+use hindsight_protocol::control::messages::{Failure, FromIndexer, ToIndexer};
+use hindsight_protocol::records::{Reply, Request, SelectedBlock, SelectedHeads};
+use hindsight_protocol::ring::{Patience, Receiver, RingFault, Sender};
+use hindsight_protocol::telemetry::{IndexerCounters, TelemetryPage};
+
+use crate::audit::AuditTurn;
+use crate::kernels::Kernels;
+use crate::parameters::IndexParameters;
+use crate::placement;
+use crate::selection::Selection;
+use crate::store::{LayerState, Store, StoreError};
+
+type Message = ToIndexer<IndexParameters>;
+
+/// How long the worker may leave an answer lying in the ring. A dead worker is noticed by the launcher much earlier.
+const SILENCE: Duration = Duration::from_secs(120);
+
+/// Runs the indexer until the launcher ends it or goes away.
+///
+/// `control` is the connection to the launcher, `arena` the shared memory file.
+///
+/// # Errors
+/// The failure that ends the process; the launcher has been told.
+pub fn run(mut control: UnixStream, arena: OwnedFd) -> Result<(), Failure> {
+    let outcome = start(&mut control, arena);
+    if let Err(failure) = &outcome {
+        // If the launcher cannot be told, it has gone, and nobody is left to tell.
+        let _ = codec::write(&mut control, &FromIndexer::Failed(failure.clone()));
+    }
+    outcome
+}
+
+fn start(control: &mut UnixStream, arena: OwnedFd) -> Result<(), Failure> {
+    let Some(message) = codec::read::<Message>(control).map_err(internal)? else {
+        return Ok(());
+    };
+    let ToIndexer::Start { core, epoch, cache_blocks, parameters, telemetry } = message else {
+        return Err(internal("the first message is not a start"));
+    };
+    // Before anything large is allocated: memory comes from the node of the core that touches it first.
+    placement::pin(core).map_err(|error| failure("no_such_core", error))?;
+    let ended = listen(control.try_clone().map_err(internal)?, telemetry.clone());
+    parameters.validate().map_err(|error| failure("index_parameters", error))?;
+    let arena = Arena::attach(arena).map_err(internal)?;
+    let telemetry = TelemetryPage::open(&telemetry).map_err(internal)?;
+    let ready = FromIndexer::Ready {
+        cores: placement::allowed_cores(),
+        kernels: Kernels::detect().isa().name().to_owned(),
+    };
+    let mut indexer = Indexer {
+        store: Store::new(&arena, epoch, parameters, cache_blocks),
+        replies: arena.selection_ring().producer(),
+        counters: &telemetry.indexer,
+        arena: &arena,
+        scratch: Scratch::default(),
+        audit: AuditTurn::default(),
+    };
+    codec::write(control, &ready).map_err(internal)?;
+    indexer.serve(&mut arena.query_ring().consumer(), &ended)
+}
+
+/// Reads messages on a thread of its own, and ends the process if the launcher goes away, whatever the indexer is doing.
+fn listen(mut reader: UnixStream, telemetry: String) -> Arc<AtomicBool> {
+    let ended = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&ended);
+    std::thread::spawn(move || {
+        loop {
+            match codec::read::<Message>(&mut reader) {
+                Ok(Some(ToIndexer::Shutdown)) => flag.store(true, Ordering::Relaxed),
+                Ok(Some(ToIndexer::Start { .. })) => tracing::warn!("a second start is ignored"),
+                Ok(None) | Err(_) => {
+                    TelemetryPage::remove(&telemetry);
+                    std::process::exit(0);
+                }
+            }
+        }
+    });
+    ended
+}
+
+/// What a request may need besides the store; kept so that a step allocates nothing.
+#[derive(Debug, Default)]
+struct Scratch {
+    counts: Vec<u32>,
+    blocks: Vec<SelectedBlock>,
+    /// One selection per KV head.
+    selections: Vec<Selection>,
+    /// Seeds of the layer at hand, per KV head: [queries, group, head_dim].
+    seeds: Vec<Vec<f32>>,
+    seed_queries: u64,
+}
+
+/// The serving loop's state.
+struct Indexer<'a> {
+    store: Store<'a>,
+    replies: Sender<'a>,
+    counters: &'a IndexerCounters,
+    arena: &'a Arena,
+    scratch: Scratch,
+    audit: AuditTurn,
+}
+
+impl Indexer<'_> {
+    fn serve(&mut self, requests: &mut Receiver<'_>, ended: &AtomicBool) -> Result<(), Failure> {
+        let geometry = *self.arena.geometry();
+        let elements = (geometry.heads * geometry.head_dim) as usize;
+        while !ended.load(Ordering::Relaxed) {
+            let record = requests.receive(Patience::default()).map_err(ring_broken)?;
+            let Some(record) = record else { continue };
+            let request = Request::decode(record, elements)
+                .map_err(|error| failure("bad_record", format!("the worker sent {error}")))?;
+            self.handle(&request)?;
+        }
+        Ok(())
+    }
+
+    fn handle(&mut self, request: &Request<'_>) -> Result<(), Failure> {
+        let outcome = match *request {
+            Request::Open { sequence, policy, top_k } => self.store.open(sequence, policy, top_k),
+            Request::Reserve { sequence, tokens } => self.store.reserve(sequence, tokens),
+            Request::Close { sequence } => self.store.close(sequence),
+            Request::Appended { sequence, layer, position, tokens } => {
+                return self.append(sequence, layer, position, tokens).map_err(rejected);
+            }
+            Request::Seed { sequence, layer, remaining, position, query } => {
+                return self.seed(sequence, layer, remaining, position, query).map_err(rejected);
+            }
+            Request::Select { sequence, layer, position, query } => {
+                return self.select(sequence, layer, position, query);
+            }
+        };
+        let slab_bytes =
+            self.arena.geometry().token_bytes() * hindsight_protocol::arena::SLAB_TOKENS;
+        match outcome {
+            Ok(()) => self.reply(&Reply::Done),
+            Err(error) => {
+                tracing::debug!(%error, "refused");
+                self.reply(&Reply::Refused(error.refusal(slab_bytes as u64)))
+            }
+        }
+    }
+
+    fn append(
+        &mut self,
+        sequence: u32,
+        layer: u32,
+        position: u64,
+        tokens: u64,
+    ) -> Result<(), StoreError> {
+        let end = position.saturating_add(tokens);
+        let mut state = self.store.layer(sequence, layer, end)?;
+        let start = state.tokens.saturating_sub(usize::try_from(tokens).unwrap_or(usize::MAX));
+        append(&mut state, start);
+        Ok(())
+    }
+
+    /// Collects the seeds of a layer, and learns from them when the last has come.
+    fn seed(
+        &mut self,
+        sequence: u32,
+        layer: u32,
+        remaining: u32,
+        position: u64,
+        query: &[f32],
+    ) -> Result<(), StoreError> {
+        let state = self.store.layer(sequence, layer, position.saturating_add(1))?;
+        let Scratch { seeds, seed_queries, .. } = &mut self.scratch;
+        let kv_heads = state.residency.len();
+        seeds.resize_with(kv_heads, Vec::new);
+        for (seeds, query) in seeds.iter_mut().zip(query.chunks_exact(query.len() / kv_heads)) {
+            seeds.extend_from_slice(query);
+        }
+        *seed_queries += 1;
+        if remaining == 0 {
+            for (head, seeds) in seeds.iter_mut().enumerate() {
+                state.index.seed(state.layer, head, state.view(head), seeds);
+                seeds.clear();
+            }
+            self.counters.seeds.add(std::mem::take(seed_queries));
+        }
+        Ok(())
+    }
+
+    fn select(
+        &mut self,
+        sequence: u32,
+        layer: u32,
+        position: u64,
+        query: &[f32],
+    ) -> Result<(), Failure> {
+        let began = Instant::now();
+        let geometry = *self.arena.geometry();
+        let Scratch { counts, blocks, selections, .. } = &mut self.scratch;
+        let mut state =
+            self.store.layer(sequence, layer, position.saturating_add(1)).map_err(rejected)?;
+        let tokens = state.tokens;
+        append(&mut state, tokens - 1);
+        selections.resize_with(state.residency.len(), Selection::default);
+        counts.clear();
+        blocks.clear();
+        let tail = (tokens - 1) / geometry.block_tokens as usize;
+        let per_head = query.len() / state.residency.len();
+        let counters = self.counters;
+        for (head, selection) in selections.iter_mut().enumerate() {
+            let view = state.view(head);
+            let query = &query[head * per_head..][..per_head];
+            state.index.select(state.layer, head, view, query, selection);
+            let before = blocks.len();
+            let mut misses = 0;
+            for &block in &selection.blocks {
+                let placed = state.residency[head].place(block);
+                // The newest block is filled by the worker itself, so it never travels.
+                let miss = placed.miss && block as usize != tail;
+                misses += u64::from(miss);
+                blocks.push(SelectedBlock::new(block, placed.slot, miss));
+            }
+            let count = blocks.len() - before;
+            counts.push(u32::try_from(count).map_err(internal)?);
+            counters.miss_blocks.add(misses);
+            counters.hit_blocks.add(count as u64 - misses);
+            counters.shipped_bytes.add(misses * geometry.block_bytes() as u64);
+            count_effort(counters, selection);
+        }
+        let heads =
+            SelectedHeads::new(counts, blocks).ok_or_else(|| internal("miscounted blocks"))?;
+        counters.select_ns.add(u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX));
+        send(&mut self.replies, &Reply::Selection { sequence, layer, position, heads })?;
+        // The worker is busy with the answer: time for a look at how good it was.
+        if let Some(head) = self.audit.turn(layer, position, &geometry) {
+            let query = &query[head * per_head..][..per_head];
+            let audit = state.index.audit(state.view(head), query, &selections[head]);
+            counters.audits.add(1);
+            counters.audit_recall.add(f64::from(audit.recall));
+            counters.audit_mass.add(f64::from(audit.mass));
+        }
+        Ok(())
+    }
+
+    fn reply(&mut self, reply: &Reply<'_>) -> Result<(), Failure> {
+        send(&mut self.replies, reply)
+    }
+}
+
+fn send(replies: &mut Sender<'_>, reply: &Reply<'_>) -> Result<(), Failure> {
+    let since = Instant::now();
+    while !reply.encode(|parts| replies.send(parts, Patience::default())).map_err(ring_broken)? {
+        if since.elapsed() > SILENCE {
+            return Err(failure("worker_silent", "the worker does not take its answers"));
+        }
+    }
+    Ok(())
+}
+
+/// Makes the tokens from `start` on known to the index.
+fn append(state: &mut LayerState<'_>, start: usize) {
+    for head in 0..state.residency.len() {
+        let view = state.view(head);
+        state.index.append(state.layer, head, view, start..state.tokens);
+    }
+}
+
+fn count_effort(counters: &IndexerCounters, selection: &Selection) {
+    let effort = &selection.effort;
+    counters.selections.add(1);
+    counters.candidates.add(effort.candidates as u64);
+    counters.key_bytes.add(effort.key_bytes as u64);
+    counters.sketch_bytes.add((effort.sketch_bytes + effort.history_bytes) as u64);
+    counters.repairs.add(u64::from(effort.repaired));
+}
+
+fn ring_broken(fault: RingFault) -> Failure {
+    failure("ring_broken", format!("the worker broke the ring: {fault}"))
+}
+
+fn rejected(error: StoreError) -> Failure {
+    failure("bad_request", format!("the worker asked for something that is not there: {error}"))
+}
+
+fn failure(kind: &str, message: impl ToString) -> Failure {
+    Failure { kind: kind.to_owned(), message: message.to_string(), hint: String::new() }
+}
+
+fn internal(error: impl ToString) -> Failure {
+    failure("internal", error)
+}

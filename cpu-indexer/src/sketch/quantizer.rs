@@ -1,0 +1,125 @@
+//! From keys to codes, and from queries to the tables in which codes are looked up.
+
+use crate::kernels::{CODE_WORDS, Kernels};
+
+/// A calibrated product quantizer of one head: keys are centred, mapped to directions that matter to queries, and coded
+/// in four bits for each sub-space of those directions.
+#[derive(Debug, Clone)]
+pub(super) struct Quantizer {
+    /// Mean key: [head_dim].
+    mean: Vec<f32>,
+    /// Directions of keys as bfloat16: [head_dim, width].
+    key_map: Vec<u16>,
+    /// Directions of queries as bfloat16: [head_dim, width].
+    query_map: Vec<u16>,
+    /// Ends of the sub-spaces among the directions.
+    ends: Vec<usize>,
+    /// Code words as bfloat16: [directions, words].
+    words: Vec<u16>,
+    /// Minus half the squared length of each code word: [sub-spaces, words].
+    half_norms: Vec<[f32; CODE_WORDS]>,
+}
+
+impl Quantizer {
+    pub(super) fn new(
+        mean: Vec<f32>,
+        key_map: Vec<u16>,
+        query_map: Vec<u16>,
+        ends: Vec<usize>,
+        words: Vec<u16>,
+    ) -> Self {
+        let widen = |word: u16| f32::from_bits(u32::from(word) << 16);
+        let mut half_norms = vec![[0.0; CODE_WORDS]; ends.len()];
+        let mut start = 0;
+        for (norms, &end) in half_norms.iter_mut().zip(&ends) {
+            for direction in words[start * CODE_WORDS..end * CODE_WORDS].chunks_exact(CODE_WORDS) {
+                for (norm, &word) in norms.iter_mut().zip(direction) {
+                    *norm -= 0.5 * widen(word) * widen(word);
+                }
+            }
+            start = end;
+        }
+        Self { mean, key_map, query_map, ends, words, half_norms }
+    }
+
+    /// Sub-spaces: code words of a key.
+    pub(super) const fn subspaces(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Directions, rounded up to whole vectors.
+    pub(super) const fn width(&self) -> usize {
+        self.key_map.len() / self.mean.len()
+    }
+
+    /// Bytes read to make tables for a query.
+    pub(super) const fn table_bytes(&self) -> usize {
+        2 * (self.query_map.len() + self.words.len()) + 4 * self.mean.len()
+    }
+
+    /// Bytes held.
+    pub(super) const fn bytes(&self) -> usize {
+        self.table_bytes() + 2 * self.key_map.len() + 4 * CODE_WORDS * self.half_norms.len()
+    }
+
+    /// What all scores of `query` have in common: its product with the mean key.
+    pub(super) fn common(&self, query: &[f32]) -> f32 {
+        query.iter().zip(&self.mean).map(|(q, m)| q * m).sum()
+    }
+
+    /// Writes the code words of `key` ([head_dim]) to `code` ([sub-spaces]). `scratch` holds head_dim + width numbers.
+    pub(super) fn encode(
+        &self,
+        kernels: Kernels,
+        key: impl Iterator<Item = f32>,
+        scratch: &mut [f32],
+        code: &mut [u8],
+    ) {
+        let (centred, mapped) = scratch.split_at_mut(self.mean.len());
+        for ((centred, key), mean) in centred.iter_mut().zip(key).zip(&self.mean) {
+            *centred = key - mean;
+        }
+        let mapped = &mut mapped[..self.width()];
+        mapped.fill(0.0);
+        kernels.combine_rows(centred, &self.key_map, mapped);
+        let mut start = 0;
+        for ((word, &end), norms) in code.iter_mut().zip(&self.ends).zip(&self.half_norms) {
+            let mut closeness = *norms;
+            let words = &self.words[start * CODE_WORDS..end * CODE_WORDS];
+            kernels.combine_rows(&mapped[start..end], words, &mut closeness);
+            *word = position_of_largest(&closeness);
+            start = end;
+        }
+    }
+
+    /// Writes to `products` ([sub-spaces]) what each code word adds to the score of `query` ([head_dim]). `scratch`
+    /// holds width numbers.
+    pub(super) fn products(
+        &self,
+        kernels: Kernels,
+        query: &[f32],
+        scratch: &mut [f32],
+        products: &mut [[f32; CODE_WORDS]],
+    ) {
+        let mapped = &mut scratch[..self.width()];
+        mapped.fill(0.0);
+        kernels.combine_rows(query, &self.query_map, mapped);
+        let mut start = 0;
+        for (products, &end) in products.iter_mut().zip(&self.ends) {
+            *products = [0.0; CODE_WORDS];
+            let words = &self.words[start * CODE_WORDS..end * CODE_WORDS];
+            kernels.combine_rows(&mapped[start..end], words, products);
+            start = end;
+        }
+    }
+}
+
+fn position_of_largest(numbers: &[f32; CODE_WORDS]) -> u8 {
+    let (mut best, mut position) = (numbers[0], 0);
+    for (at, &number) in (0..).zip(numbers) {
+        if number > best {
+            (best, position) = (number, at);
+        }
+    }
+    position
+}

@@ -1,0 +1,97 @@
+//! Ranking every key for a group of queries by its code.
+
+use super::Sketch;
+use crate::kernels::{CODE_WORDS, GroupQuery, Kernels};
+
+/// The rank of every key, and what ranks mean: a key of rank `r` is estimated to hold `exp(floor + r · unit)` of the
+/// attention, summed over the heads of the group; one of rank 0 at most about `exp(floor)`.
+#[derive(Debug, Clone, Default)]
+pub struct Ranking {
+    /// Rank of each key, rounded up to whole groups of keys.
+    pub ranks: Vec<u8>,
+    /// Logarithm of the share of attention at rank 0.
+    pub floor: f32,
+    /// Difference of logarithms from one rank to the next.
+    pub unit: f32,
+    products: Vec<[f32; CODE_WORDS]>,
+    tables: Vec<[u8; CODE_WORDS]>,
+    best: Vec<u8>,
+    scratch: Vec<f32>,
+}
+
+impl Ranking {
+    /// Room for contexts of up to `max_tokens`.
+    #[must_use]
+    pub fn new(max_tokens: usize) -> Self {
+        Self { ranks: Vec::with_capacity(max_tokens + super::PADDED), ..Self::default() }
+    }
+
+    /// Ranks the keys of `sketch` for `query`, given the logarithm of the sum of the exponentials of each head's scores
+    /// (`normalisers`, [group]).
+    pub fn rank(
+        &mut self,
+        kernels: Kernels,
+        sketch: &Sketch,
+        query: &GroupQuery,
+        normalisers: &[f32],
+        floor: f32,
+    ) {
+        let subspaces = sketch.quantizer.subspaces();
+        self.products.resize(query.group() * subspaces, [0.0; CODE_WORDS]);
+        self.tables.resize(query.group() * subspaces, [0; CODE_WORDS]);
+        self.best.resize(query.group(), 0);
+        self.scratch.resize(sketch.quantizer.width(), 0.0);
+        // The span is the distance from the floor to the best conceivable key of any head.
+        let mut span = 1.0_f32;
+        for (head, products) in self.products.chunks_exact_mut(subspaces).enumerate() {
+            let query = query.head(head);
+            sketch.quantizer.products(kernels, query, &mut self.scratch, products);
+            let best: f32 = products.iter().map(largest).sum();
+            span = span.max(best + sketch.quantizer.common(query) - normalisers[head] - floor);
+        }
+        self.floor = floor;
+        self.unit = span / 255.0;
+        for (head, products) in self.products.chunks_exact(subspaces).enumerate() {
+            let best: f32 = products.iter().map(largest).sum();
+            let common = sketch.quantizer.common(query.head(head)) - normalisers[head] - floor;
+            self.best[head] = to_rank((best + common) / self.unit);
+            let tables = &mut self.tables[head * subspaces..][..subspaces];
+            for (table, products) in tables.iter_mut().zip(products) {
+                let most = largest(products);
+                for (entry, product) in table.iter_mut().zip(products) {
+                    *entry = to_rank((most - product) / self.unit);
+                }
+            }
+        }
+        let join = std::array::from_fn(|step| {
+            let difference = (4 * step) as f32 + 1.5;
+            to_rank((-difference * self.unit).exp().ln_1p() / self.unit)
+        });
+        self.ranks.resize(sketch.padded_tokens(), 0);
+        kernels.scan_codes(&sketch.codes, &self.tables, &self.best, &join, &mut self.ranks);
+    }
+
+    /// The lowest rank of which can be told that it stands for more than `log_weight`, for a group of `group` heads:
+    /// keys that are below the floor for every head share a rank, too.
+    #[must_use]
+    pub fn lowest_rank(&self, group: usize, log_weight: f32) -> u8 {
+        let nothing = (group as f32).ln() / self.unit;
+        to_rank(nothing.max((log_weight - self.floor) / self.unit)).saturating_add(1)
+    }
+
+    /// The logarithm of the share of attention that a rank stands for.
+    #[must_use]
+    pub fn log_weight_of(&self, rank: u8) -> f32 {
+        self.floor + f32::from(rank) * self.unit
+    }
+}
+
+fn largest(numbers: &[f32; CODE_WORDS]) -> f32 {
+    numbers.iter().copied().fold(f32::NEG_INFINITY, f32::max)
+}
+
+/// The nearest rank; casting saturates, and makes 0 of what is no number.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+fn to_rank(number: f32) -> u8 {
+    (number + 0.5) as u8
+}

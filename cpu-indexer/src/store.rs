@@ -1,0 +1,216 @@
+//! The sequences whose keys and values the arena holds, and the index of each.
+
+use hindsight_protocol::arena::{
+    Arena, ArenaError, HeadBlocks, MAX_SEQUENCES, TableError, TableOwner,
+};
+use hindsight_protocol::geometry::Geometry;
+use hindsight_protocol::records::{AttentionPolicy, Refusal};
+
+use crate::index::Index;
+use crate::parameters::{IndexParameters, ParameterError, Policy};
+use crate::residency::Residency;
+
+/// A request that the store does not carry out.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The block tables refuse.
+    #[error(transparent)]
+    Table(#[from] TableError),
+    /// The arena refuses.
+    #[error(transparent)]
+    Arena(#[from] ArenaError),
+    /// The index refuses.
+    #[error(transparent)]
+    Parameters(#[from] ParameterError),
+    /// The worker names a layer or token that does not exist, or that it has not announced.
+    #[error("sequence {sequence} has no layer {layer} of {tokens} tokens")]
+    NoSuchTokens {
+        /// The sequence.
+        sequence: u32,
+        /// The layer.
+        layer: u32,
+        /// Tokens that it would need.
+        tokens: u64,
+    },
+}
+
+impl StoreError {
+    /// What the worker is told.
+    #[must_use]
+    pub fn refusal(&self, slab_bytes: u64) -> Refusal {
+        match *self {
+            Self::Table(TableError::Full { asked, available }) => {
+                Refusal::ArenaFull { asked, available }
+            }
+            Self::Arena(_) => Refusal::NoMemory { bytes: slab_bytes },
+            _ => Refusal::Invalid,
+        }
+    }
+}
+
+/// One sequence: where it lies, what the index has learned about it, and what the worker's cache holds of it.
+#[derive(Debug)]
+pub struct Sequence {
+    slabs: Vec<u32>,
+    /// What selects its blocks; nothing for a sequence that attends to every key.
+    pub index: Option<Index>,
+    /// The worker's block cache, per (layer, KV head).
+    pub residency: Vec<Residency>,
+}
+
+/// All sequences of an arena, seen by the owner of its block tables.
+#[derive(Debug)]
+pub struct Store<'a> {
+    arena: &'a Arena,
+    owner: TableOwner<'a>,
+    parameters: IndexParameters,
+    cache_blocks: u32,
+    sequences: [Option<Box<Sequence>>; MAX_SEQUENCES],
+}
+
+impl<'a> Store<'a> {
+    /// Takes over an arena's block tables in the name of `epoch`. `cache_blocks` is the size of the worker's block cache
+    /// for each (layer, KV head).
+    #[must_use]
+    pub fn new(
+        arena: &'a Arena,
+        epoch: u32,
+        parameters: IndexParameters,
+        cache_blocks: u32,
+    ) -> Self {
+        let owner = TableOwner::new(arena.tables(), epoch);
+        let sequences = [const { None }; MAX_SEQUENCES];
+        Self { arena, owner, parameters, cache_blocks, sequences }
+    }
+
+    /// Starts a sequence.
+    ///
+    /// # Errors
+    /// [`StoreError::Table`] or [`StoreError::Parameters`].
+    pub fn open(
+        &mut self,
+        sequence: u32,
+        policy: AttentionPolicy,
+        top_k: u32,
+    ) -> Result<(), StoreError> {
+        let geometry = self.arena.geometry();
+        let index = self.index(policy, top_k)?;
+        self.owner.open(sequence)?;
+        let heads = if index.is_some() { geometry.layers * geometry.kv_heads } else { 0 };
+        let residency = (0..heads).map(|_| Residency::new(self.cache_blocks)).collect();
+        self.sequences[sequence as usize] =
+            Some(Box::new(Sequence { slabs: Vec::new(), index, residency }));
+        Ok(())
+    }
+
+    fn index(&self, policy: AttentionPolicy, top_k: u32) -> Result<Option<Index>, ParameterError> {
+        let policy = match policy {
+            AttentionPolicy::Full => return Ok(None),
+            AttentionPolicy::Exact => Policy::Exact,
+            AttentionPolicy::Lfps => Policy::Lfps,
+        };
+        let geometry = *self.arena.geometry();
+        let parameters = IndexParameters { top_k: top_k as usize, ..self.parameters.clone() };
+        let scale = softmax_scale(&geometry);
+        let capacity = self.arena.layout().config().capacity_tokens;
+        let capacity = usize::try_from(capacity).unwrap_or(usize::MAX);
+        Index::new(geometry, scale, policy, parameters, capacity).map(Some)
+    }
+
+    /// Makes room for `tokens` tokens in all, taking memory from the calling thread's node.
+    ///
+    /// # Errors
+    /// [`StoreError::Table`] if the arena is full, [`StoreError::Arena`] if the machine is.
+    pub fn reserve(&mut self, sequence: u32, tokens: u64) -> Result<(), StoreError> {
+        self.owner.reserve(sequence, tokens, |slab| -> Result<(), StoreError> {
+            Ok(self.arena.populate_slab(slab)?)
+        })?;
+        let state = sequence_state(&mut self.sequences, sequence)?;
+        Ok(self.owner.tables().read_slabs(sequence, &mut state.slabs)?)
+    }
+
+    /// Ends a sequence and gives its memory back.
+    ///
+    /// # Errors
+    /// [`StoreError::Table`].
+    pub fn close(&mut self, sequence: u32) -> Result<(), StoreError> {
+        sequence_state(&mut self.sequences, sequence)?;
+        self.sequences[sequence as usize] = None;
+        self.owner.close(sequence, |slab| {
+            if let Err(error) = self.arena.release_slab(slab) {
+                tracing::warn!(slab, %error, "memory stays taken until the arena goes");
+            }
+        })?;
+        Ok(())
+    }
+
+    /// A sequence and the first `tokens` tokens of one of its layers, both checked to exist.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the worker named something that does not exist.
+    pub fn layer(
+        &mut self,
+        sequence: u32,
+        layer: u32,
+        tokens: u64,
+    ) -> Result<LayerState<'_>, StoreError> {
+        let geometry = self.arena.geometry();
+        let arena = self.arena;
+        let Sequence { slabs, index, residency } = sequence_state(&mut self.sequences, sequence)?;
+        let room = (slabs.len() * hindsight_protocol::arena::SLAB_TOKENS) as u64;
+        let missing = StoreError::NoSuchTokens { sequence, layer, tokens };
+        if layer >= geometry.layers || tokens > room || tokens == 0 {
+            return Err(missing);
+        }
+        let Some(index) = index else {
+            return Err(missing);
+        };
+        let kv_heads = geometry.kv_heads as usize;
+        let layer = layer as usize;
+        // `tokens` is at most `room`, which is a number of tokens in memory.
+        #[expect(clippy::cast_possible_truncation)]
+        let tokens = tokens as usize;
+        let residency = &mut residency[layer * kv_heads..][..kv_heads];
+        Ok(LayerState { arena, slabs, layer, tokens, index, residency })
+    }
+}
+
+/// One layer of a sequence, ready to be worked on.
+#[derive(Debug)]
+pub struct LayerState<'s> {
+    arena: &'s Arena,
+    slabs: &'s [u32],
+    /// The layer's number.
+    pub layer: usize,
+    /// Tokens that the view shows.
+    pub tokens: usize,
+    /// The sequence's index.
+    pub index: &'s mut Index,
+    /// The worker's cache of this layer, per KV head.
+    pub residency: &'s mut [Residency],
+}
+
+impl<'s> LayerState<'s> {
+    /// Keys and values of one KV head.
+    #[must_use]
+    pub fn view(&self, kv_head: usize) -> HeadBlocks<'s> {
+        self.arena.head(self.slabs, self.layer, kv_head, self.tokens)
+    }
+}
+
+/// The factor of a query and key's product: 1 / sqrt(head_dim).
+#[expect(clippy::cast_precision_loss, reason = "head sizes are below 2^24")]
+fn softmax_scale(geometry: &Geometry) -> f32 {
+    1.0 / (geometry.head_dim as f32).sqrt()
+}
+
+fn sequence_state(
+    sequences: &mut [Option<Box<Sequence>>; MAX_SEQUENCES],
+    sequence: u32,
+) -> Result<&mut Sequence, TableError> {
+    sequences
+        .get_mut(sequence as usize)
+        .ok_or(TableError::NoSuchSequence(sequence))?
+        .as_deref_mut()
+        .ok_or(TableError::NotOpen(sequence))
+}

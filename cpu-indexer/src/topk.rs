@@ -1,0 +1,110 @@
+//! The k largest of many weights, without sorting them.
+
+use crate::kernels::Kernels;
+
+/// Weights that are few enough to be gone through many times.
+const FEW: usize = 4096;
+
+/// The `k`-th largest of `weights`, which are neither negative nor NaN; `None` if there are fewer.
+///
+/// The bits of such floats are ordered as the floats are, so bisecting the bits finds the very value in at most 32
+/// passes, each of which only counts. Once few weights are left they are copied to `narrowed`, and passes are short.
+#[must_use]
+pub(crate) fn kth_largest(
+    kernels: Kernels,
+    weights: &[f32],
+    k: usize,
+    narrowed: &mut Vec<f32>,
+) -> Option<f32> {
+    if k == 0 || weights.len() < k {
+        return None;
+    }
+    let (mut low, mut high) = (0, f32::INFINITY.to_bits() + 1);
+    narrowed.clear();
+    while high - low > 1 {
+        let middle = low + (high - low) / 2;
+        let floor = f32::from_bits(middle);
+        let left = if narrowed.is_empty() { weights } else { narrowed.as_slice() };
+        let count = kernels.count_not_below(left, floor);
+        if count < k {
+            high = middle;
+            continue;
+        }
+        low = middle;
+        if narrowed.is_empty() && weights.len() > FEW.max(2 * k) && count <= weights.len() / 8 {
+            kernels.keep_not_below(weights, floor, narrowed);
+        }
+    }
+    Some(f32::from_bits(low))
+}
+
+/// Appends to `out` the `k` tokens with the largest weights in the order in which they stand in `tokens`, or all of
+/// them if there are fewer. Among equals the first are taken.
+pub(crate) fn select(
+    kernels: Kernels,
+    tokens: &[u32],
+    weights: &[f32],
+    k: usize,
+    narrowed: &mut Vec<f32>,
+    out: &mut Vec<u32>,
+) {
+    debug_assert_eq!(tokens.len(), weights.len());
+    let Some(smallest) = kth_largest(kernels, weights, k, narrowed) else {
+        if k > 0 {
+            out.extend_from_slice(tokens);
+        }
+        return;
+    };
+    let surplus = kernels.count_not_below(weights, smallest) - k;
+    if surplus == 0 {
+        kernels.pick_not_below(weights, smallest, tokens, out);
+        return;
+    }
+    let ties = weights.iter().filter(|&&weight| weight == smallest).count();
+    let mut wanted = ties - surplus;
+    for (&token, &weight) in tokens.iter().zip(weights) {
+        if weight > smallest || (weight == smallest && wanted > 0) {
+            wanted -= usize::from(weight == smallest);
+            out.push(token);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn check(weights: &[f32], k: usize) {
+        let tokens: Vec<u32> = (0..).zip(weights).map(|(at, _)| 3 * at).collect();
+        let mut expected: Vec<usize> = (0..weights.len()).collect();
+        expected.sort_by(|&a, &b| weights[b].total_cmp(&weights[a]).then(a.cmp(&b)));
+        expected.truncate(k);
+        expected.sort_unstable();
+        let mut found = Vec::new();
+        select(Kernels::detect(), &tokens, weights, k, &mut Vec::new(), &mut found);
+        let expected: Vec<u32> = expected.iter().map(|&at| tokens[at]).collect();
+        assert_eq!(found, expected);
+    }
+
+    proptest! {
+        #[test]
+        fn selecting_agrees_with_sorting(
+            weights in prop::collection::vec((0_u8..40).prop_map(|w| f32::from(w) * 1e-3), 0..200),
+            k in 0_usize..80,
+        ) {
+            check(&weights, k);
+        }
+    }
+
+    #[test]
+    fn many_weights_are_narrowed_down() {
+        let weight =
+            |i: u32| f32::from_bits(0x3000_0000 + i.wrapping_mul(2_654_435_761) % (1 << 27));
+        let weights: Vec<f32> = (0..50_000).map(weight).collect();
+        for k in [1, 100, 5000, 49_999, 50_000, 60_000] {
+            check(&weights, k);
+        }
+    }
+}
