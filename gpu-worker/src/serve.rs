@@ -18,7 +18,7 @@ use crate::attention::arena::ArenaAttention;
 use crate::engine::{Engine, EngineError, Event};
 use crate::model::{ModelConfig, Transformer};
 use crate::sampling::SamplingParameters;
-use crate::threads::{self, Threads};
+use crate::threads::{Pools, Threads};
 
 type Message = ToWorker<SamplingParameters>;
 
@@ -108,16 +108,15 @@ fn work(
 ) -> Result<(), Failure> {
     let arena = Arena::attach(arena).map_err(internal)?;
     let telemetry = TelemetryPage::open(&start.telemetry).map_err(internal)?;
-    let pools = threads::Pools::new(&start.threads).map_err(internal)?;
+    let pools = Pools::new(&start.threads).map_err(internal)?;
     let model = load(&start.model, arena.geometry())?;
     let counters = &telemetry.worker;
-    let attention =
-        ArenaAttention::new(&arena, counters, pools.prefill.as_ref(), pools.decode.as_ref())
-            .map_err(internal)?;
+    let attention = ArenaAttention::new(&arena, counters, &pools).map_err(internal)?;
     let capacity = usize::try_from(arena.layout().config().capacity_tokens).map_err(internal)?;
     let mut engine = Engine::new(
         &model,
         attention,
+        &pools,
         counters,
         capacity,
         start.dense_layers as usize,

@@ -34,10 +34,8 @@ pub enum ThreadsError {
 /// One pool for each phase; none where the calling thread works alone.
 #[derive(Debug)]
 pub struct Pools {
-    /// For prefill.
-    pub prefill: Option<ThreadPool>,
-    /// For decode.
-    pub decode: Option<ThreadPool>,
+    prefill: Option<ThreadPool>,
+    decode: Option<ThreadPool>,
 }
 
 impl Pools {
@@ -50,6 +48,35 @@ impl Pools {
         keep_to(&threads.decode_cores)?;
         let decode = pool("decode", threads.decode)?;
         Ok(Self { prefill, decode })
+    }
+
+    /// The threads of prefill, if there are several.
+    #[must_use]
+    pub const fn prefill_pool(&self) -> Option<&ThreadPool> {
+        self.prefill.as_ref()
+    }
+
+    /// The threads of decode, if there are several.
+    #[must_use]
+    pub const fn decode_pool(&self) -> Option<&ThreadPool> {
+        self.decode.as_ref()
+    }
+
+    /// Does `work` on the threads of prefill.
+    pub fn prefill<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+        run(self.prefill_pool(), work)
+    }
+
+    /// Does `work` on the threads of decode.
+    pub fn decode<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+        run(self.decode_pool(), work)
+    }
+}
+
+fn run<R: Send>(pool: Option<&ThreadPool>, work: impl FnOnce() -> R + Send) -> R {
+    match pool {
+        Some(pool) => pool.install(work),
+        None => work(),
     }
 }
 
@@ -96,8 +123,8 @@ mod tests {
             let threads = Threads { prefill: 2, decode: 2, decode_cores: decode_cores.clone() };
             let pools = Pools::new(&threads).unwrap();
             assert_eq!(cores(), decode_cores);
-            assert_eq!(pools.decode.unwrap().install(cores), decode_cores);
-            assert_eq!(pools.prefill.unwrap().install(cores), all);
+            assert_eq!(pools.decode(cores), decode_cores);
+            assert_eq!(pools.prefill(cores), all);
         })
         .join()
         .unwrap();

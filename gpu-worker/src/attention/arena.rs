@@ -6,7 +6,6 @@ use candle_core::{Device, Storage, Tensor};
 use hindsight_protocol::arena::{Arena, ArenaError, HeadBlocks, KvWriter, TableError};
 use hindsight_protocol::records::{AttentionPolicy, Request};
 use hindsight_protocol::telemetry::WorkerCounters;
-use rayon::ThreadPool;
 use rayon::iter::{IndexedParallelIterator, IntoParallelRefMutIterator, ParallelIterator};
 use rayon::slice::ParallelSliceMut;
 
@@ -15,6 +14,7 @@ use crate::device::cpu::{
     AttentionShape, Block, CpuAttention, DecodeScratch, Prefill, PrefillScratch, ShapeError,
 };
 use crate::link::{IndexerLink, LinkError, Selection};
+use crate::threads::Pools;
 
 /// The sequence that the worker uses: it serves one text at a time.
 const SEQUENCE: u32 = 0;
@@ -69,23 +69,21 @@ pub struct ArenaAttention<'a> {
     slabs: Vec<u32>,
     plan: Plan,
     phase: Phase,
-    prefill_pool: Option<&'a ThreadPool>,
-    decode_pool: Option<&'a ThreadPool>,
+    pools: &'a Pools,
     prefill_scratch: PrefillScratch,
     decode_scratch: Vec<(DecodeScratch, Vec<f32>)>,
     selection: Selection,
 }
 
 impl<'a> ArenaAttention<'a> {
-    /// Prepares attention over `arena`. Without a pool, the calling thread does the work alone.
+    /// Prepares attention over `arena`, on the threads of `pools`.
     ///
     /// # Errors
     /// [`ArenaAttentionError`] if the arena cannot be mapped or the kernels do not serve its shape.
     pub fn new(
         arena: &'a Arena,
         counters: &'a WorkerCounters,
-        prefill_pool: Option<&'a ThreadPool>,
-        decode_pool: Option<&'a ThreadPool>,
+        pools: &'a Pools,
     ) -> Result<Self, ArenaAttentionError> {
         let geometry = arena.geometry();
         let group = geometry.group();
@@ -105,8 +103,7 @@ impl<'a> ArenaAttention<'a> {
                 seed_queries: 0,
             },
             phase: Phase::Decode,
-            prefill_pool,
-            decode_pool,
+            pools,
             prefill_scratch: PrefillScratch::default(),
             decode_scratch: (0..geometry.kv_heads).map(|_| scratch()).collect(),
             selection: Selection::default(),
@@ -202,7 +199,7 @@ impl<'a> ArenaAttention<'a> {
             &mut out,
             width,
             &mut self.prefill_scratch,
-            self.prefill_pool,
+            self.pools.prefill_pool(),
         );
         out
     }
@@ -258,7 +255,7 @@ impl<'a> ArenaAttention<'a> {
                 kernels.decode(query, all_blocks(view), out, lse, scratch);
             }
         };
-        match self.decode_pool {
+        match self.pools.decode_pool() {
             Some(pool) => pool.install(|| {
                 let heads = out.par_chunks_mut(per_head).zip(self.decode_scratch.par_iter_mut());
                 heads.enumerate().for_each(|(head, (out, scratch))| attend(head, out, scratch));

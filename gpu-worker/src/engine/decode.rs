@@ -49,9 +49,9 @@ impl Engine<'_> {
         sampler: &mut Sampler,
     ) -> Result<u32, EngineError> {
         let began = Instant::now();
-        let logits = self
-            .model
-            .forward(&[token], position, &mut self.attention, Logits::Last)?
+        let Self { model, attention, pools, .. } = self;
+        let logits = pools
+            .decode(|| model.forward(&[token], position, attention, Logits::Last))?
             .ok_or(ModelError::NoTokens)?;
         self.attention.publish(position + 1)?;
         let next = sampler.sample(&to_vec(&logits)?)?;

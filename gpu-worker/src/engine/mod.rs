@@ -12,6 +12,7 @@ use hindsight_protocol::telemetry::WorkerCounters;
 use crate::attention::arena::{ArenaAttention, ArenaAttentionError, Plan};
 use crate::model::{ModelError, Transformer};
 use crate::sampling::{Sampler, SamplingError, SamplingParameters};
+use crate::threads::Pools;
 
 /// What ends a generation that cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +61,7 @@ pub type Listener<'l> = &'l mut dyn FnMut(Event) -> Result<(), EngineError>;
 pub struct Engine<'a> {
     model: &'a Transformer,
     attention: ArenaAttention<'a>,
+    pools: &'a Pools,
     counters: &'a WorkerCounters,
     /// Tokens that the arena holds.
     capacity: usize,
@@ -68,17 +70,18 @@ pub struct Engine<'a> {
 }
 
 impl<'a> Engine<'a> {
-    /// An engine for texts of up to `capacity` tokens, whose first `dense_layers` layers attend to every key.
+    /// An engine that runs on `pools`, for texts of up to `capacity` tokens, whose first `dense_layers` layers attend to every key.
     #[must_use]
     pub fn new(
         model: &'a Transformer,
         attention: ArenaAttention<'a>,
+        pools: &'a Pools,
         counters: &'a WorkerCounters,
         capacity: usize,
         dense_layers: usize,
         seed_queries: usize,
     ) -> Self {
-        Self { model, attention, counters, capacity, dense_layers, seed_queries }
+        Self { model, attention, pools, counters, capacity, dense_layers, seed_queries }
     }
 
     /// Reads the prompt and decodes until a stop token, the token limit, the end of the context, or `cancelled`.

@@ -30,7 +30,8 @@ impl Engine<'_> {
             }
             let end = start + chunk.len();
             let wanted = if end == prompt.len() { Logits::Last } else { Logits::None };
-            logits = self.model.forward(chunk, start, &mut self.attention, wanted)?;
+            let Self { model, attention, pools, .. } = self;
+            logits = pools.prefill(|| model.forward(chunk, start, attention, wanted))?;
             self.attention.publish(end)?;
             self.counters.prefill_tokens.add(chunk.len() as u64);
             listener(Event::Prefilled(end))?;

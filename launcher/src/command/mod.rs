@@ -1,0 +1,83 @@
+//! The command line.
+
+mod child;
+mod index_arguments;
+mod interrupt;
+mod pull;
+mod run;
+
+use clap::{Parser, Subcommand};
+
+use crate::error::Error;
+
+/// Decode long contexts with the KV cache in host memory: a worker computes, an indexer on a core of its own predicts
+/// which keys the next step needs and ships only those.
+#[derive(Debug, Parser)]
+#[command(name = "hindsight", version, max_term_width = 100, after_help = AFTER_HELP)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const AFTER_HELP: &str = "\
+Examples:
+  hindsight run -p 'What does the label on the bottle say?' -f book.txt
+  hindsight run --model model.gguf --attention full --json < prompt.txt
+  hindsight pull smollm2-135m
+
+Exit codes:
+  0 success   1 internal error   2 usage   3 model   4 download   5 prompt
+  6 does not fit   7 placement   8 gpu-worker failed   9 cpu-indexer failed   130 interrupted";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Run(Box<run::RunArguments>),
+    Pull(pull::PullArguments),
+    /// The process that runs the model; started by the launcher.
+    #[command(hide = true)]
+    GpuWorker(child::ChildArguments),
+    /// The process that owns the KV cache; started by the launcher.
+    #[command(hide = true)]
+    CpuIndexer(child::ChildArguments),
+}
+
+impl Cli {
+    /// Whether results and errors are printed as JSON.
+    #[must_use]
+    pub fn json(&self) -> bool {
+        match &self.command {
+            Command::Run(arguments) => arguments.json(),
+            Command::Pull(arguments) => arguments.json,
+            Command::GpuWorker(_) | Command::CpuIndexer(_) => false,
+        }
+    }
+
+    /// Does what was asked.
+    ///
+    /// # Errors
+    /// What failed, and with which exit code.
+    pub fn run(self) -> Result<(), Error> {
+        match self.command {
+            Command::Run(arguments) => run::run(*arguments),
+            Command::Pull(arguments) => pull::run(&arguments),
+            Command::GpuWorker(arguments) => {
+                child::run(&arguments, hindsight_gpu_worker::serve::run)
+            }
+            Command::CpuIndexer(arguments) => {
+                child::run(&arguments, hindsight_cpu_indexer::serve::run)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

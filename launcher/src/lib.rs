@@ -1,0 +1,8 @@
+//! The launcher: the command line, and the supervision of the processes that do the work.
+
+pub mod command;
+pub mod error;
+pub mod models;
+mod plan;
+mod report;
+mod supervise;

@@ -1,0 +1,4 @@
+//! What a run tells its user: numbers for people, numbers for machines.
+
+pub mod progress;
+pub mod run;

@@ -1,0 +1,48 @@
+//! Progress of a run on standard error, where a person looks on.
+
+use std::io::{IsTerminal, stderr};
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// One line that shows what is going on; nothing at all where nobody looks on.
+#[derive(Debug)]
+pub struct RunProgress {
+    bar: ProgressBar,
+}
+
+impl RunProgress {
+    /// Shows progress if standard error is a terminal and the user did not ask for quiet.
+    #[must_use]
+    pub fn new(quiet: bool) -> Self {
+        let hidden = quiet || !stderr().is_terminal();
+        let bar = if hidden { ProgressBar::hidden() } else { ProgressBar::new_spinner() };
+        Self { bar }
+    }
+
+    /// Something of unknown length has begun.
+    pub fn begin(&self, what: &'static str) {
+        self.bar.set_message(what);
+        self.bar.enable_steady_tick(Duration::from_millis(100));
+    }
+
+    /// Reading of the prompt has begun.
+    pub fn begin_prefill(&self, tokens: u64) {
+        const TEMPLATE: &str = "reading the prompt {wide_bar} {pos}/{len} tokens, {eta} left";
+        let style = ProgressStyle::with_template(TEMPLATE).expect("the template is valid");
+        self.bar.set_style(style);
+        self.bar.set_length(tokens);
+        self.bar.set_position(0);
+        self.bar.reset_eta();
+    }
+
+    /// So many tokens of the prompt have been read.
+    pub fn prefilled(&self, tokens: u64) {
+        self.bar.set_position(tokens);
+    }
+
+    /// Removes the line.
+    pub fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+}

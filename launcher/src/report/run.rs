@@ -1,0 +1,235 @@
+//! The summary of a run.
+
+use std::fmt;
+
+use hindsight_protocol::control::messages::{Generated, StopReason};
+use hindsight_protocol::records::AttentionPolicy;
+use hindsight_protocol::telemetry::Telemetry;
+use indicatif::HumanBytes;
+use serde::Serialize;
+
+use crate::supervise::Role;
+
+/// What a run was made with.
+#[derive(Debug, Clone, Serialize)]
+pub struct RunSetting {
+    /// The model, as the user named it.
+    pub model: String,
+    /// Which keys were attended to.
+    pub attention: AttentionPolicy,
+    /// Keys that each KV head selected, besides sink and window.
+    pub top_k: usize,
+    /// Tokens that prompt and text could hold.
+    pub context: usize,
+    /// Tokens of the prompt.
+    pub prompt_tokens: usize,
+    /// Bytes of keys and values of one token.
+    #[serde(skip)]
+    pub token_bytes: u64,
+    /// Of these, bytes in layers that stay on the device whole.
+    #[serde(skip)]
+    pub dense_token_bytes: u64,
+    /// Bytes of the worker's block cache.
+    pub cache_bytes: u64,
+    /// Cores that the indexer may run on.
+    #[serde(skip)]
+    pub indexer_cores: Vec<u32>,
+    /// The processes.
+    pub processes: Vec<ProcessReport>,
+}
+
+/// A process of the run.
+#[derive(Debug, Clone, Serialize)]
+pub struct ProcessReport {
+    /// Its role.
+    pub role: Role,
+    /// Its process id.
+    pub pid: u32,
+}
+
+/// How good the predictions were, by the selections that were checked against an exact scan.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct AuditReport {
+    /// Share of the exact top-k that was selected; nothing where nothing was checked.
+    pub recall: Option<f64>,
+    /// Softmax mass of the selection over that of the exact top-k.
+    pub mass: Option<f64>,
+    /// Selections checked.
+    pub samples: u64,
+}
+
+/// All figures of a finished run.
+#[derive(Debug, Clone, Serialize)]
+pub struct RunReport {
+    #[serde(flatten)]
+    setting: RunSetting,
+    token_ids: Vec<u32>,
+    text: String,
+    stop_reason: StopReason,
+    prefill_tokens_per_s: f64,
+    decode_tokens_per_s: f64,
+    time_to_first_token_s: f64,
+    kv_bytes: u64,
+    /// Bytes that travelled between the processes' memories per decoded token, or would have with a device apart.
+    link_bytes_per_token: f64,
+    full_link_bytes_per_token: f64,
+    blocks_per_token: f64,
+    cache_hit_rate: Option<f64>,
+    candidates_per_selection: f64,
+    repair_rate: Option<f64>,
+    select_us_per_token: f64,
+    waiting_us_per_token: f64,
+    attention_us_per_token: f64,
+    kv_overflows: u64,
+    audit: AuditReport,
+    indexer_core: Option<u32>,
+}
+
+impl RunReport {
+    /// Why the text ended.
+    #[must_use]
+    pub const fn stop_reason(&self) -> StopReason {
+        self.stop_reason
+    }
+
+    /// Puts the figures together.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "counts become rates of a few digits")]
+    pub fn new(
+        setting: RunSetting,
+        generated: &Generated,
+        token_ids: Vec<u32>,
+        text: String,
+        telemetry: &Telemetry,
+    ) -> Self {
+        let steps = generated.decode_steps;
+        let per_step = |count: u64| count as f64 / steps.max(1) as f64;
+        let rate = |part: u64, whole: u64| (whole > 0).then(|| part as f64 / whole as f64);
+        let indexer = &telemetry.indexer;
+        let worker = &telemetry.worker;
+        let hits = indexer.hit_blocks.get();
+        let misses = indexer.miss_blocks.get();
+        let audits = indexer.audits.get();
+        let audited = |sum: f64| (audits > 0).then(|| sum / audits as f64);
+        let held = setting.prompt_tokens as u64 + steps;
+        // A step at which n tokens are held ships them all; over the steps that is the mean context.
+        let mean_context = setting.prompt_tokens as f64 + (steps as f64 + 1.0) / 2.0;
+        let append = setting.token_bytes as f64;
+        let full = mean_context * setting.token_bytes as f64 + append;
+        let shipped = match setting.attention {
+            AttentionPolicy::Full => full,
+            _ => per_step(indexer.shipped_bytes.get()) + append,
+        };
+        Self {
+            prefill_tokens_per_s: setting.prompt_tokens as f64 / generated.prefill_s.max(1e-9),
+            decode_tokens_per_s: if steps == 0 { 0.0 } else { steps as f64 / generated.decode_s },
+            time_to_first_token_s: generated.first_token_s,
+            kv_bytes: held * setting.token_bytes,
+            link_bytes_per_token: shipped,
+            full_link_bytes_per_token: full,
+            blocks_per_token: per_step(misses),
+            cache_hit_rate: rate(hits, hits + misses),
+            candidates_per_selection: rate(indexer.candidates.get(), indexer.selections.get())
+                .unwrap_or(0.0),
+            repair_rate: rate(indexer.repairs.get(), indexer.selections.get()),
+            select_us_per_token: per_step(indexer.select_ns.get()) / 1e3,
+            waiting_us_per_token: per_step(worker.waiting_ns.get()) / 1e3,
+            attention_us_per_token: per_step(worker.attention_ns.get()) / 1e3,
+            kv_overflows: worker.overflows.get(),
+            audit: AuditReport {
+                recall: audited(indexer.audit_recall.get()),
+                mass: audited(indexer.audit_mass.get()),
+                samples: audits,
+            },
+            indexer_core: match setting.indexer_cores[..] {
+                [core] => Some(core),
+                _ => None,
+            },
+            stop_reason: generated.stop_reason,
+            token_ids,
+            text,
+            setting,
+        }
+    }
+}
+
+/// One screen for people.
+impl fmt::Display for RunReport {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "bytes are shown whole"
+    )]
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let whole = |bytes: f64| HumanBytes(bytes as u64);
+        let percent = |share: f64| format!("{:.1} %", share * 100.0);
+        let RunSetting { prompt_tokens, context, attention, top_k, cache_bytes, .. } =
+            &self.setting;
+        let tokens = self.token_ids.len();
+        let reason = match self.stop_reason {
+            StopReason::EndOfText => "end of text",
+            StopReason::MaxTokens => "token limit",
+            StopReason::ContextFull => "context full",
+            StopReason::Cancelled => "interrupted",
+        };
+        writeln!(
+            f,
+            "context   {prompt_tokens} prompt + {tokens} generated of {context} tokens ({reason})"
+        )?;
+        writeln!(
+            f,
+            "speed     prefill {:.0} tokens/s, first token after {:.2} s, decode {:.1} tokens/s",
+            self.prefill_tokens_per_s, self.time_to_first_token_s, self.decode_tokens_per_s
+        )?;
+        writeln!(f, "KV cache  {} in host memory", HumanBytes(self.kv_bytes))?;
+        let share = self.link_bytes_per_token / self.full_link_bytes_per_token;
+        match attention {
+            AttentionPolicy::Full => writeln!(
+                f,
+                "link      {} per token would travel to a GPU",
+                whole(self.full_link_bytes_per_token)
+            )?,
+            _ => {
+                writeln!(
+                    f,
+                    "link      {} per token would travel to a GPU, {} of the {} of full attention",
+                    whole(self.link_bytes_per_token),
+                    percent(share),
+                    whole(self.full_link_bytes_per_token)
+                )?;
+                writeln!(
+                    f,
+                    "          {:.0} blocks per token travel, {} of those attended are cached ({} on the device, and {} of dense layers)",
+                    self.blocks_per_token,
+                    self.cache_hit_rate.map_or_else(|| "none".to_owned(), percent),
+                    HumanBytes(*cache_bytes),
+                    HumanBytes(self.setting.dense_token_bytes * (*prompt_tokens + tokens) as u64)
+                )?;
+                writeln!(
+                    f,
+                    "index     {attention}, top-k {top_k}: {:.0} candidates per selection, {:.0} us per token, worker waits {:.0} us",
+                    self.candidates_per_selection,
+                    self.select_us_per_token,
+                    self.waiting_us_per_token
+                )?;
+            }
+        }
+        if let (Some(recall), Some(mass)) = (self.audit.recall, self.audit.mass) {
+            writeln!(
+                f,
+                "audit     recall {}, attention mass {} of the exact top-k ({} selections checked)",
+                percent(recall),
+                percent(mass),
+                self.audit.samples
+            )?;
+        }
+        if self.kv_overflows > 0 {
+            writeln!(
+                f,
+                "warning   {} keys or values were too large for the KV cache's type: use --kv-dtype bf16",
+                self.kv_overflows
+            )?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,217 @@
+//! Both children at work on one arena.
+
+use std::path::PathBuf;
+
+use hindsight_cpu_indexer::parameters::IndexParameters;
+use hindsight_gpu_worker::sampling::SamplingParameters;
+use hindsight_protocol::arena::{Arena, ArenaConfig};
+use hindsight_protocol::control::messages::{
+    Failure, FromIndexer, FromWorker, Generate, Generated, ToIndexer, ToWorker,
+};
+use hindsight_protocol::telemetry::TelemetryPage;
+
+use super::child::{Child, Heard, Role};
+use crate::error::{Error, Exit};
+use crate::plan::CorePlan;
+
+/// The first indexer of an arena; each successor has the next number.
+const FIRST_EPOCH: u32 = 1;
+
+/// What the processes are started with.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The model's GGUF file.
+    pub model: PathBuf,
+    /// The arena to make.
+    pub arena: ArenaConfig,
+    /// Who runs where.
+    pub cores: CorePlan,
+    /// Blocks per (layer, KV head) that the worker's cache holds.
+    pub cache_blocks: u32,
+    /// Parameters of the index.
+    pub index: IndexParameters,
+}
+
+/// What is heard while a text is generated.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Event {
+    /// So many tokens of the prompt have been read.
+    Prefilled(u64),
+    /// The next token of the text.
+    Token(u32),
+    /// The text has ended.
+    Finished(Generated),
+}
+
+/// A gpu-worker and a cpu-indexer that share an arena.
+#[derive(Debug)]
+pub struct Processes {
+    worker: Child<FromWorker>,
+    indexer: Child<FromIndexer>,
+    telemetry: TelemetryPage,
+    indexer_cores: Vec<u32>,
+}
+
+impl Processes {
+    /// Makes the arena and the telemetry page, starts both children, and waits until both are ready.
+    ///
+    /// # Errors
+    /// The system refuses memory or processes, or a child fails to start.
+    pub async fn start(settings: Settings) -> Result<Self, Error> {
+        let arena = Arena::create(settings.arena)
+            .map_err(|error| Error::new(Exit::DoesNotFit, "arena", error))?;
+        let telemetry = create_telemetry()?;
+        // For weights in formats that candle multiplies: its threads, too, keep off the indexer's core.
+        let candle = [("CANDLE_NUM_THREADS", settings.cores.decode_threads.to_string())];
+        let indexer = Child::start(Role::CpuIndexer, &arena, &[]).map_err(no_process)?;
+        let worker = Child::start(Role::GpuWorker, &arena, &candle).map_err(no_process)?;
+        let mut processes = Self { worker, indexer, telemetry, indexer_cores: Vec::new() };
+        processes.configure(settings).await?;
+        Ok(processes)
+    }
+
+    async fn configure(&mut self, settings: Settings) -> Result<(), Error> {
+        let Settings { model, cores, cache_blocks, index, .. } = settings;
+        let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        let start: ToWorker<SamplingParameters> = ToWorker::Start {
+            model,
+            prefill_threads: cores.prefill_threads,
+            decode_threads: cores.decode_threads,
+            decode_cores: cores.decode_cores,
+            dense_layers: count(index.dense_layers),
+            seed_queries: count(index.seed_queries),
+            telemetry: self.telemetry.name().to_owned(),
+        };
+        self.worker.send(&start).await?;
+        let start = ToIndexer::Start {
+            core: cores.indexer,
+            epoch: FIRST_EPOCH,
+            cache_blocks,
+            parameters: index,
+            telemetry: self.telemetry.name().to_owned(),
+        };
+        self.indexer.send(&start).await?;
+        let mut worker_ready = false;
+        while !worker_ready || self.indexer_cores.is_empty() {
+            tokio::select! {
+                heard = self.worker.hear() => match heard.map_err(Error::internal)? {
+                    Heard::Message(FromWorker::Ready) => worker_ready = true,
+                    other => return Err(worker_error(other)),
+                },
+                heard = self.indexer.hear() => match heard.map_err(Error::internal)? {
+                    Heard::Message(FromIndexer::Ready { cores, kernels }) => {
+                        tracing::debug!(?cores, kernels, "the indexer is ready");
+                        self.indexer_cores = cores;
+                    }
+                    other => return Err(indexer_error(other)),
+                },
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks the worker for a text. What becomes of it is heard from [`Self::next_event`].
+    ///
+    /// # Errors
+    /// The prompt is too long to send.
+    pub async fn generate(&mut self, request: Generate<SamplingParameters>) -> Result<(), Error> {
+        self.worker.send(&ToWorker::Generate(request)).await
+    }
+
+    /// Asks the worker to stop at the next token.
+    ///
+    /// # Errors
+    /// As [`Self::generate`].
+    pub async fn cancel(&mut self) -> Result<(), Error> {
+        self.worker.send(&ToWorker::<SamplingParameters>::Cancel).await
+    }
+
+    /// Waits for what happens next. Dropping the future loses nothing.
+    ///
+    /// # Errors
+    /// A child failed or died: the error says which, and how.
+    pub async fn next_event(&mut self) -> Result<Event, Error> {
+        tokio::select! {
+            heard = self.worker.hear() => match heard.map_err(Error::internal)? {
+                Heard::Message(FromWorker::Prefilled { done, .. }) => Ok(Event::Prefilled(done)),
+                Heard::Message(FromWorker::Token(token)) => Ok(Event::Token(token)),
+                Heard::Message(FromWorker::Finished(end)) => Ok(Event::Finished(end)),
+                other => Err(worker_error(other)),
+            },
+            heard = self.indexer.hear() => Err(indexer_error(heard.map_err(Error::internal)?)),
+        }
+    }
+
+    /// The counters of the run.
+    #[must_use]
+    pub const fn telemetry(&self) -> &TelemetryPage {
+        &self.telemetry
+    }
+
+    /// The cores that the indexer may run on, as the kernel told it.
+    #[must_use]
+    pub fn indexer_cores(&self) -> &[u32] {
+        &self.indexer_cores
+    }
+
+    /// Process ids by role.
+    #[must_use]
+    pub const fn pids(&self) -> [(Role, u32); 2] {
+        [(Role::GpuWorker, self.worker.pid()), (Role::CpuIndexer, self.indexer.pid())]
+    }
+
+    /// Ends both children.
+    pub async fn end(mut self) {
+        // Whoever does not hear it is ended by force.
+        let _ = self.worker.send(&ToWorker::<SamplingParameters>::Shutdown).await;
+        let _ = self.indexer.send(&ToIndexer::<IndexParameters>::Shutdown).await;
+        tokio::join!(self.worker.end(), self.indexer.end());
+    }
+}
+
+/// Creates the telemetry page of this process. A page of that name can only be the remains of a dead process.
+fn create_telemetry() -> Result<TelemetryPage, Error> {
+    let name = format!("/hindsight-{}", std::process::id());
+    TelemetryPage::remove(&name);
+    TelemetryPage::create(&name).map_err(Error::internal)
+}
+
+fn no_process(error: std::io::Error) -> Error {
+    Error::internal(format!("cannot start a child process: {error}"))
+}
+
+fn worker_error(heard: Heard<FromWorker>) -> Error {
+    match heard {
+        Heard::Message(FromWorker::Failed(failure)) => failed(Role::GpuWorker, failure),
+        Heard::Message(message) => unexpected(Role::GpuWorker, &message),
+        Heard::Garbled(error) => unexpected(Role::GpuWorker, &error),
+        Heard::Ended(ending) => died(Role::GpuWorker, &ending),
+    }
+}
+
+fn indexer_error(heard: Heard<FromIndexer>) -> Error {
+    match heard {
+        Heard::Message(FromIndexer::Failed(failure)) => failed(Role::CpuIndexer, failure),
+        Heard::Message(message) => unexpected(Role::CpuIndexer, &message),
+        Heard::Garbled(error) => unexpected(Role::CpuIndexer, &error),
+        Heard::Ended(ending) => died(Role::CpuIndexer, &ending),
+    }
+}
+
+fn failed(role: Role, failure: Failure) -> Error {
+    let Failure { kind, message, hint } = failure;
+    let error = Error::new(role.exit(), kind, format!("the {role} failed: {message}"));
+    if hint.is_empty() { error } else { error.with_hint(hint) }
+}
+
+fn died(role: Role, ending: &super::Ending) -> Error {
+    Error::new(
+        role.exit(),
+        format!("{}_died", role.name().replace('-', "_")),
+        format!("the {role} {ending}"),
+    )
+}
+
+fn unexpected(role: Role, what: &dyn std::fmt::Debug) -> Error {
+    Error::new(role.exit(), "protocol", format!("the {role} said something unexpected: {what:?}"))
+}

@@ -1,0 +1,84 @@
+//! A real model reads a long text, and its answers do not depend on how it attends.
+
+mod support;
+
+use support::{book, run_json, token_ids};
+
+/// Prose of about 7,200 tokens with a sentence hidden at `depth`, and a question about it.
+fn needle(depth: f64, number: &str) -> String {
+    let text = book(26_000);
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
+    let at = (text.len() as f64 * depth) as usize;
+    let at = text[..at].rfind(".\n").map_or(0, |end| end + 2);
+    let (before, after) = text.split_at(at);
+    let needle = format!("The special magic number for Lisbon is {number}.");
+    let question = "What is the special magic number for Lisbon mentioned in the text above?";
+    format!("{before}\n{needle}\n{after}\n\n{question}")
+}
+
+#[test]
+fn a_needle_in_7200_tokens_is_found_by_every_attention_at_every_depth() {
+    for (depth, number) in [(0.1, "4071539"), (0.5, "8263917"), (0.9, "5519042")] {
+        let prompt = needle(depth, number);
+        for attention in ["full", "exact", "lfps"] {
+            let run = run_json(&prompt, &["--attention", attention, "--top-k", "256", "-n", "32"]);
+            let tokens = run["prompt_tokens"].as_u64().unwrap();
+            assert!((7000..7700).contains(&tokens), "{tokens} tokens");
+            let text = run["text"].as_str().unwrap();
+            assert!(text.contains(number), "{attention} at depth {depth}: {text}");
+            if attention == "lfps" {
+                assert_ships_little_and_well(&run);
+            }
+        }
+    }
+}
+
+/// At this length a step ships less than a tenth of what full attention would, and the audit finds little missing.
+fn assert_ships_little_and_well(run: &serde_json::Value) {
+    let number = |value: &serde_json::Value| value.as_f64().unwrap();
+    let shipped = number(&run["link_bytes_per_token"]);
+    let full = number(&run["full_link_bytes_per_token"]);
+    assert!(shipped < full / 10.0, "{shipped} of {full} bytes per token");
+    assert!(number(&run["audit"]["mass"]) > 0.98, "{}", run["audit"]);
+    assert!(number(&run["audit"]["samples"]) > 0.0);
+}
+
+#[test]
+fn with_a_budget_of_the_whole_context_every_attention_gives_the_same_tokens() {
+    for (prompt, raw) in [("Once upon a time, in a house by the sea,", true), (book(7_000), false)]
+    {
+        let tokens = |attention: &str| {
+            let mut arguments = vec!["--attention", attention, "--top-k", "8192", "-n", "64"];
+            if raw {
+                arguments.push("--raw");
+            }
+            token_ids(&run_json(prompt, &arguments))
+        };
+        let full = tokens("full");
+        assert!(full.len() > 10, "{} tokens", full.len());
+        assert_eq!(tokens("exact"), full);
+        assert_eq!(tokens("lfps"), full);
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_text_whatever_the_threads() {
+    let cores = std::thread::available_parallelism().unwrap().get().to_string();
+    let tokens = |seed: &str, threads: &str| {
+        let flags = ["--temperature", "1", "--seed", seed, "--threads", threads, "-n", "24"];
+        token_ids(&run_json("Tell me a story about a lighthouse.", &flags))
+    };
+    let first = tokens("7", &cores);
+    assert_eq!(tokens("7", "1"), first);
+    assert_ne!(tokens("8", &cores), first);
+}
+
+#[test]
+fn the_system_message_and_the_template_reach_the_model() {
+    let plain = run_json("Hello", &["-n", "1"])["prompt_tokens"].as_u64().unwrap();
+    let raw = run_json("Hello", &["-n", "1", "--raw"])["prompt_tokens"].as_u64().unwrap();
+    let system = ["-n", "1", "--system", "You are a lighthouse keeper and answer in one word."];
+    let with_system = run_json("Hello", &system)["prompt_tokens"].as_u64().unwrap();
+    assert_eq!(raw, 1);
+    assert!(plain > raw && with_system != plain, "{raw}, {plain}, {with_system}");
+}
