@@ -16,7 +16,7 @@ use hindsight_gpu_worker::matmul::{Activations, Parallel, QuantMatrix, Serial};
 
 /// Weight bytes that do not fit into the caches.
 const COLD: usize = 128 << 20;
-/// Rounds of which the median counts.
+/// Rounds, in which the two sides take turns.
 const ROUNDS: usize = 7;
 /// Seconds of one side of a round.
 const ROUND: f64 = 0.03;
@@ -38,23 +38,20 @@ const SHAPES: [(GgmlDType, usize, usize); 14] = [
     (GgmlDType::Q6K, 1536, 8960),
 ];
 
-/// Calls `f` for about [`ROUND`] seconds; returns the seconds of one call.
-fn time(mut f: impl FnMut(usize)) -> f64 {
-    let start = Instant::now();
-    let mut calls = 0;
-    loop {
-        f(calls);
-        calls += 1;
-        let elapsed = start.elapsed().as_secs_f64();
-        if elapsed > ROUND {
-            return elapsed / calls as f64;
-        }
+/// Adds the seconds of each call of `f` to `times`, for about [`ROUND`] seconds.
+fn time(times: &mut Vec<f64>, mut f: impl FnMut(usize)) {
+    let begin = Instant::now();
+    while begin.elapsed().as_secs_f64() < ROUND {
+        let start = Instant::now();
+        f(times.len());
+        times.push(start.elapsed().as_secs_f64());
     }
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
+/// The lower quartile: most calls that another process interrupted are above it.
+fn typical(mut times: Vec<f64>) -> f64 {
+    times.sort_by(f64::total_cmp);
+    times[times.len() / 4]
 }
 
 /// One line about `[m, k]` times the transpose of `[n, k]` weights.
@@ -82,14 +79,14 @@ fn measure(
     let mut activations = Activations::new();
     let mut times = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
-        times.0.push(time(|call| {
+        time(&mut times.0, |call| {
             ours[call % copies].forward(&x, &mut out, &mut activations, threads);
-        }));
-        times.1.push(time(|call| {
+        });
+        time(&mut times.1, |call| {
             black_box(candle[call % copies].forward(&input)).expect("shapes fit");
-        }));
+        });
     }
-    let (ours, candle) = (median(times.0), median(times.1));
+    let (ours, candle) = (typical(times.0), typical(times.1));
     Ok(format!(
         "{dtype:?} {n}x{k} m={m}: {:.1} us, {:.1} GB/s, {:.1} GMAC/s; candle / ours = {:.2}",
         ours * 1e6,

@@ -65,9 +65,10 @@ impl Layer {
     ) -> Result<Tensor, ModelError> {
         let tokens = x.dim(0)?;
         let x = ops::rms_norm(x, &self.attention_norm, config.rms_epsilon)?;
-        let q = self.query.forward(&x)?.reshape((tokens, config.heads, config.head_dim))?;
-        let k = self.key.forward(&x)?.reshape((tokens, config.kv_heads, config.head_dim))?;
-        let v = self.value.forward(&x)?.reshape((tokens, config.kv_heads, config.head_dim))?;
+        let [q, k, v] = Linear::forward_each([&self.query, &self.key, &self.value], &x)?;
+        let q = q.reshape((tokens, config.heads, config.head_dim))?;
+        let k = k.reshape((tokens, config.kv_heads, config.head_dim))?;
+        let v = v.reshape((tokens, config.kv_heads, config.head_dim))?;
         let q = ops::rotate(&q, rope, config.rope.style)?;
         let k = ops::rotate(&k, rope, config.rope.style)?;
 
@@ -95,7 +96,8 @@ impl Layer {
     ) -> Result<Tensor, ModelError> {
         let x = (self.output.forward(attended)? + x)?;
         let h = ops::rms_norm(&x, &self.feed_forward_norm, config.rms_epsilon)?;
-        let h = ops::silu_mul(&self.gate.forward(&h)?, &self.up.forward(&h)?)?;
+        let [gate, up] = Linear::forward_each([&self.gate, &self.up], &h)?;
+        let h = ops::silu_mul(&gate, &up)?;
         Ok((self.down.forward(&h)? + x)?)
     }
 }

@@ -6,12 +6,15 @@
 //!
 //! # Threads
 //!
-//! On the CPU all parallel work runs on candle's barrier pool: `CANDLE_NUM_THREADS` threads, the calling one among them
-//! (where it is unset: `RAYON_NUM_THREADS`, then the physical cores). The pool is built once, at the first operation of
-//! the process, and lives as long as the process: its size cannot change afterwards, so prefill and decode share it. Its
-//! threads inherit the affinity of the thread that builds it and spin for `CANDLE_BARRIER_POOL_SPIN_LIMIT` iterations
-//! (25,000 by default) before they sleep. A process that wants `n` threads on chosen cores therefore starts with
-//! `CANDLE_NUM_THREADS=n` in its environment and sets its affinity before it touches a tensor.
+//! On the CPU the forward pass runs on the rayon pool that its caller is in, and on the calling thread alone outside any
+//! pool: `pool.install(|| model.forward(…))` gives it the pool's threads and cores, and a caller may choose anew for every
+//! chunk: many threads for prefill, one for decode. The result does not depend on them.
+//!
+//! candle's own threads come into play only for matrices in formats without kernels of ours (F32, F16, BF16, Q2_K, Q3_K):
+//! a barrier pool of `CANDLE_NUM_THREADS` threads, the calling one among them (where it is unset: `RAYON_NUM_THREADS`,
+//! then the physical cores). It is built once, at the first such product of the process, and its size cannot change
+//! afterwards; its threads inherit the affinity of the thread that builds it and spin for
+//! `CANDLE_BARRIER_POOL_SPIN_LIMIT` iterations (25,000 by default) before they sleep.
 
 mod config;
 mod error;
@@ -20,6 +23,7 @@ mod layer;
 mod linear;
 mod ops;
 mod rope;
+mod threads;
 mod transformer;
 
 pub use config::{Architecture, ModelConfig, RopeConfig, RopeScaling, RopeStyle};

@@ -1,16 +1,16 @@
 //! The elementwise steps between the matrix products.
 //!
 //! On the CPU they are loops of our own: fused, vectorisable with the baseline instruction set, and, when there are
-//! rows enough, spread over the same barrier pool that runs the matrix products (candle's go to rayon, whose threads would
-//! compete with the pool's spinning ones). On other devices they are candle's.
+//! elements enough, spread over the threads that run the matrix products. On other devices they are candle's.
 
 use std::sync::{Mutex, PoisonError};
 
-use candle_core::utils::barrier_pool;
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
 
 use super::RopeStyle;
 use super::rope::RopeTable;
+use super::threads::CurrentPool;
+use crate::matmul::Parallel;
 
 /// Elements below which one thread is faster than waking the others.
 const PARALLEL_FROM: usize = 64 * 1024;
@@ -200,6 +200,7 @@ fn sum_of_squares(x: &[f32]) -> f32 {
 /// `e^x` within two units in the last place, without a branch or a call, so that loops over it vectorise.
 ///
 /// The argument is split as `n ln 2 + r`; `e^r` is Cephes' polynomial. Saturates outside ±87; NaN stays NaN.
+#[inline(always)]
 fn exp(x: f32) -> f32 {
     const LN_2_HIGH: f32 = 0.693_359_4;
     const LN_2_LOW: f32 = -2.121_944_4e-4;
@@ -221,7 +222,7 @@ fn exp(x: f32) -> f32 {
 }
 
 /// The elements of a contiguous f32 tensor.
-fn contiguous<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+pub(super) fn contiguous<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
     match layout.contiguous_offsets() {
         Some((start, end)) => Ok(&storage.as_slice::<f32>()?[start..end]),
         None => candle_core::bail!("expected a contiguous tensor, got {layout:?}"),
@@ -231,16 +232,14 @@ fn contiguous<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]>
 /// Calls `work(first_row, rows)` for disjoint groups of whole rows that together are `out`, in parallel when there are
 /// elements enough.
 fn for_each_rows(out: &mut [f32], width: usize, work: impl Fn(usize, &mut [f32]) + Sync) {
-    if out.len() < PARALLEL_FROM {
+    if out.len() < PARALLEL_FROM || CurrentPool.threads() == 1 {
         return work(0, out);
     }
     let rows = (UNIT / width).max(1);
     let units: Vec<_> = out.chunks_mut(rows * width).map(Mutex::new).collect();
-    barrier_pool().execute_chunked(units.len(), |range| {
-        for unit in range {
-            let mut part = units[unit].lock().unwrap_or_else(PoisonError::into_inner);
-            work(unit * rows, &mut part);
-        }
+    CurrentPool.run(units.len(), &|unit| {
+        let mut part = units[unit].lock().unwrap_or_else(PoisonError::into_inner);
+        work(unit * rows, &mut part);
     });
 }
 

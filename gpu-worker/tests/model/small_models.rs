@@ -88,36 +88,34 @@ fn qwen2_follows_the_formulas() {
     assert_follows_formulas(&qwen2());
 }
 
-/// Logits of candle's sixteen greedy tokens after a prompt of 48. Differences of rounding grow where one flips a quantized
-/// activation.
-fn assert_agrees_with_candle(model: &Tiny) {
-    let file = model.write();
-    let ours = load(file.path());
-    let mut candle = Reference::load(file.path());
-    let mut tokens = prompt(48);
-    let mut attention = InMemory::default();
-    ours.forward(&tokens[..31], 0, &mut attention, Logits::None).unwrap();
-    let mut start = 31;
-    let mut expected = candle.forward(&tokens, 0);
-    for step in 0..16 {
-        let logits =
-            ours.forward(&tokens[start..], start, &mut attention, Logits::Last).unwrap().unwrap();
-        let logits = logits.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-        let error = error(&logits, expected.iter().copied().map(f64::from));
-        let name = format!("{} {:?}", model.architecture, model.dtypes);
-        assert!(error < 0.05, "{name}: off by {error:e} at step {step}");
-        start = tokens.len();
-        tokens.push(
-            (0..320)
-                .max_by(|&a, &b| expected[a as usize].total_cmp(&expected[b as usize]))
-                .unwrap(),
-        );
-        expected = candle.forward(&tokens[start..], start);
+/// The mean square of the differences, as a share of that of the exact values.
+fn mean_square_error(found: &[Vec<f32>], exact: &[Vec<f64>]) -> f64 {
+    let (mut off, mut all) = (0f64, 0f64);
+    for (found, exact) in found.iter().flatten().zip(exact.iter().flatten()) {
+        off += (f64::from(*found) - exact).powi(2);
+        all += exact.powi(2);
     }
+    off / all
+}
+
+/// Quantized products are exact for neither of us, and one rounding that falls the other way spreads: what can be asked is
+/// that our logits are as near to the exact ones as candle's.
+fn assert_as_exact_as_candle(model: &Tiny) {
+    let file = model.write();
+    let tokens = prompt(24);
+    let exact = naive::logits(model, &tokens);
+    let ours = logits_in_chunks(&load(file.path()), &tokens, &[15, 1]);
+    let mut candle = Reference::load(file.path());
+    let theirs: Vec<_> =
+        (0..).zip(&tokens).map(|(position, &token)| candle.forward(&[token], position)).collect();
+    let (ours, theirs) = (mean_square_error(&ours, &exact), mean_square_error(&theirs, &exact));
+    let name = format!("{} {:?}", model.architecture, model.dtypes);
+    assert!(ours < 1.3 * theirs + 1e-9, "{name}: ours is off by {ours:e}, candle's by {theirs:e}");
+    assert!(theirs < 0.01, "{name}: candle's own is off by {theirs:e}");
 }
 
 #[test]
-fn every_quantization_agrees_with_candle() {
+fn every_quantization_is_as_exact_as_candle() {
     use GgmlDType::*;
     let mixes = [
         [Q8_0, Q4_0, Q5_0, Q8_0],
@@ -128,11 +126,8 @@ fn every_quantization_agrees_with_candle() {
         [F16, BF16, F32, F16],
     ];
     for dtypes in mixes {
-        for model in [llama(), qwen2()] {
-            for tied in [false, true] {
-                assert_agrees_with_candle(&Tiny { dtypes, tied, ..model.clone() });
-            }
-        }
+        assert_as_exact_as_candle(&Tiny { dtypes, ..llama() });
+        assert_as_exact_as_candle(&Tiny { dtypes, ..qwen2() });
     }
 }
 

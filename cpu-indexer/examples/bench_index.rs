@@ -1,0 +1,135 @@
+//! Times exact and LFPS selection at the shape of Llama-3.1-8B, over keys and queries derived from a recorded trace.
+#![expect(clippy::print_stdout, reason = "what it prints is what it is for")]
+
+use std::error::Error;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use clap::Parser;
+use hindsight_cpu_indexer::Index;
+use hindsight_cpu_indexer::parameters::{IndexParameters, Policy};
+use hindsight_cpu_indexer::replay::{KvCache, Trace};
+use hindsight_cpu_indexer::selection::Selection;
+use hindsight_protocol::geometry::{Geometry, KvDtype};
+
+/// Time selections.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// A trace of a model with 4 query heads for each KV head and keys of 256 elements.
+    trace: PathBuf,
+    /// Tokens of context.
+    #[arg(long, default_value_t = 131_072)]
+    context: usize,
+    /// KV heads.
+    #[arg(long, default_value_t = 8)]
+    kv_heads: u32,
+    /// Tokens selected besides sink and window.
+    #[arg(long, default_value_t = 2048)]
+    top_k: usize,
+    /// Decode steps timed.
+    #[arg(long, default_value_t = 16)]
+    steps: usize,
+    /// Set a parameter, as name=value; may be repeated.
+    #[arg(long, value_name = "NAME=VALUE")]
+    set: Vec<String>,
+    /// Keep keys and values as f16 rather than bfloat16.
+    #[arg(long)]
+    f16: bool,
+}
+
+const DIM: usize = 128;
+const GROUP: usize = 4;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let arguments = Arguments::parse();
+    let mut values = serde_json::to_value(IndexParameters::default())?;
+    values["top_k"] = arguments.top_k.into();
+    values["dense_layers"] = 0.into();
+    for setting in &arguments.set {
+        let (name, value) = setting.split_once('=').ok_or("--set wants name=value")?;
+        values[name] = serde_json::from_str(value).unwrap_or_else(|_| value.into());
+    }
+    let parameters: IndexParameters = serde_json::from_value(values)?;
+    let trace = Trace::read(&arguments.trace, 16, KvDtype::F16)?;
+    let source = trace.cache().tokens();
+    let geometry = Geometry {
+        layers: 1,
+        heads: arguments.kv_heads * GROUP as u32,
+        kv_heads: arguments.kv_heads,
+        head_dim: DIM as u32,
+        block_tokens: 16,
+        dtype: if arguments.f16 { KvDtype::F16 } else { KvDtype::Bf16 },
+    };
+    let layer_of = |head: usize| head % trace.layers().len();
+    let mut state = 7_u64;
+    let mut noise = move || {
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 40) as f32 / (1 << 23) as f32 - 1.0
+    };
+    // Rotary pairs are (i, i + 128): half of them are kept. Copies of the text differ by a tenth of noise.
+    let cache = KvCache::fill(geometry, arguments.context, |_, head, token, key, value| {
+        let token = (token + 997 * head) % source;
+        let view = trace.cache().head(layer_of(head), 0, source);
+        let recorded = view.key(token);
+        for (at, element) in key.iter_mut().enumerate() {
+            let bits = recorded[at % 64 + at / 64 * 128];
+            *element = half::f16::from_bits(bits).to_f32() * (1.0 + 0.1 * noise());
+        }
+        value.fill(0.0);
+    })?;
+    let queries = |step: usize, head: usize| -> Vec<f32> {
+        let recorded = trace.queries(step, layer_of(head), 0);
+        recorded.chunks(256).flat_map(|q| (0..DIM).map(|at| q[at % 64 + at / 64 * 128])).collect()
+    };
+    let scale = trace.softmax_scale() * 1.4;
+    let tokens = arguments.context;
+    let heads = arguments.kv_heads as usize;
+    for policy in [Policy::Exact, Policy::Lfps] {
+        let mut index = Index::new(geometry, scale, policy, parameters.clone(), tokens)?;
+        let start = Instant::now();
+        for head in 0..heads {
+            let seeds: Vec<f32> = (0..32).flat_map(|step| queries(step, head)).collect();
+            let view = cache.head(0, head, tokens - arguments.steps);
+            index.append(0, head, view, 0..tokens - arguments.steps);
+            index.seed(0, head, view, &seeds);
+        }
+        let seed = start.elapsed();
+        let mut times = Vec::new();
+        let mut candidates = 0;
+        let mut bytes = 0;
+        let mut audits = Vec::new();
+        let mut out = Selection::with_capacity(arguments.top_k, tokens);
+        for step in 0..arguments.steps {
+            let tokens = tokens - arguments.steps + step + 1;
+            let mut elapsed = 0.0;
+            for head in 0..heads {
+                let queries = queries(32 + step, head);
+                let view = cache.head(0, head, tokens);
+                let start = Instant::now();
+                index.append(0, head, view, tokens - 1..tokens);
+                index.select(0, head, view, &queries, &mut out);
+                elapsed += start.elapsed().as_secs_f64() * 1e6;
+                candidates += out.effort.candidates;
+                bytes += out.effort.bytes();
+                audits.push(index.audit(view, &queries, &out));
+            }
+            times.push(elapsed);
+        }
+        times.sort_by(f64::total_cmp);
+        let count = audits.len() as f32;
+        println!(
+            "{policy:6} step {:.0} us median, {:.0} best; seed {:.0} ms; candidates {}; bytes share {:.4}; recall {:.3} mass {:.4}; \
+             state {:.4}",
+            times[times.len() / 2],
+            times[0],
+            seed.as_secs_f64() * 1e3,
+            candidates / audits.len(),
+            bytes as f64 / audits.len() as f64 / (tokens * DIM * 2) as f64,
+            audits.iter().map(|a| a.recall).sum::<f32>() / count,
+            audits.iter().map(|a| a.mass).sum::<f32>() / count,
+            index.state_bytes() as f64 / cache.bytes() as f64,
+        );
+    }
+    Ok(())
+}
