@@ -188,8 +188,8 @@ fn add_values<S: Simd, const W: usize, const N: usize>(
                 }
             }
             let sums = multiply::<S, W, N>(s, sums, values, 1, head_dim, weights, visible);
-            for (index, sums) in sums.into_iter().enumerate() {
-                for (vector, sum) in sums.into_iter().enumerate() {
+            for (index, sums) in sums.iter().enumerate() {
+                for (vector, &sum) in sums.iter().enumerate() {
                     s.store(out.add((element + index) * rows + vector * S::LANES), sum);
                 }
             }
@@ -220,8 +220,8 @@ unsafe fn multiply<S: Simd, const W: usize, const N: usize>(
             }
             for (index, sums) in sums.iter_mut().enumerate() {
                 let element = s.splat(*a.add(index * a_row + step * a_step));
-                for (sum, &vector) in sums.iter_mut().zip(&vectors) {
-                    *sum = s.fma(element, vector, *sum);
+                for (index, sum) in sums.iter_mut().enumerate() {
+                    *sum = s.fma(element, vectors[index], *sum);
                 }
             }
         }

@@ -50,11 +50,13 @@ struct Ahead<'a> {
 }
 
 impl<'a> Ahead<'a> {
+    #[inline(always)]
     fn new(blocks: &'a [Block<'a>]) -> Self {
         Self { blocks: blocks.iter(), rest: &[], values: &[] }
     }
 
     /// Whether all has been asked for.
+    #[inline(always)]
     fn is_done(&self) -> bool {
         self.rest.is_empty() && self.values.is_empty() && self.blocks.len() == 0
     }
@@ -97,7 +99,10 @@ fn run_format<S: Simd, F: KvFormat, const HEADS: usize, const CHUNKS: usize>(
     const { assert!(HEADS <= 4) };
     let group = tile.largest.len();
     let head_dim = tile.head_dim;
-    let tokens: usize = tile.blocks.iter().map(|block| block.tokens(head_dim)).sum();
+    let mut tokens = 0;
+    for block in tile.blocks {
+        tokens += block.tokens(head_dim);
+    }
     // These lengths are what every pointer below relies on.
     assert!(head_dim.is_multiple_of(16) && tokens <= TILE_TOKENS);
     assert!(tile.queries.len() == group * head_dim && tile.out.len() == group * head_dim);
@@ -159,12 +164,12 @@ fn score<S: Simd, F: KvFormat, const H: usize>(
                     }
                     for (head, sums) in sums.iter_mut().enumerate() {
                         let query = s.load(queries.add(head * head_dim + offset));
-                        for (sum, &key) in sums.iter_mut().zip(&key) {
-                            *sum = s.fma(key, query, *sum);
+                        for (row, sum) in sums.iter_mut().enumerate() {
+                            *sum = s.fma(key[row], query, *sum);
                         }
                     }
                 }
-                for (head, sums) in sums.into_iter().enumerate() {
+                for (head, &sums) in sums.iter().enumerate() {
                     scores
                         .add(head * TILE_TOKENS + column)
                         .cast::<[f32; ROWS]>()
@@ -282,8 +287,8 @@ fn add_columns<S: Simd, F: KvFormat, const H: usize, const C: usize>(
                 }
                 for (head, sums) in sums.iter_mut().enumerate() {
                     let weight = s.splat(*weights.add(head * TILE_TOKENS));
-                    for (sum, &values) in sums.iter_mut().zip(&chunks) {
-                        *sum = s.fma(weight, values, *sum);
+                    for (chunk, sum) in sums.iter_mut().enumerate() {
+                        *sum = s.fma(weight, chunks[chunk], *sum);
                     }
                 }
                 weights = weights.add(1);
@@ -292,8 +297,8 @@ fn add_columns<S: Simd, F: KvFormat, const H: usize, const C: usize>(
     }
     // SAFETY: as where they were loaded.
     unsafe {
-        for (head, sums) in sums.into_iter().enumerate() {
-            for (chunk, sum) in sums.into_iter().enumerate() {
+        for (head, sums) in sums.iter().enumerate() {
+            for (chunk, &sum) in sums.iter().enumerate() {
                 s.store(out.add(head * head_dim + offset + chunk * S::LANES), sum);
             }
         }

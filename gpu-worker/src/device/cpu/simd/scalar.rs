@@ -29,10 +29,15 @@ pub(super) fn widen(dtype: KvDtype, from: &[u16], to: &mut [f32]) {
     widen::run(Scalar, dtype, from, to);
 }
 
-/// Applies `op` lane by lane.
-#[inline(always)]
-fn zip(a: [f32; 4], b: [f32; 4], op: impl Fn(f32, f32) -> f32) -> [f32; 4] {
-    std::array::from_fn(|lane| op(a[lane], b[lane]))
+/// Computes each lane by an expression of the lane's number.
+macro_rules! lanes {
+    ($lane:ident => $value:expr) => {{
+        let mut result = [0.0; 4];
+        for ($lane, result) in result.iter_mut().enumerate() {
+            *result = $value;
+        }
+        result
+    }};
 }
 
 impl Simd for Scalar {
@@ -46,43 +51,42 @@ impl Simd for Scalar {
 
     #[inline(always)]
     fn add(self, a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
-        zip(a, b, |a, b| a + b)
+        lanes!(lane => a[lane] + b[lane])
     }
 
     #[inline(always)]
     fn sub(self, a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
-        zip(a, b, |a, b| a - b)
+        lanes!(lane => a[lane] - b[lane])
     }
 
     #[inline(always)]
     fn mul(self, a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
-        zip(a, b, |a, b| a * b)
+        lanes!(lane => a[lane] * b[lane])
     }
 
     #[inline(always)]
     fn fma(self, a: [f32; 4], b: [f32; 4], c: [f32; 4]) -> [f32; 4] {
         // Two roundings: `f32::mul_add` is a slow library call where the CPU has no such instruction.
-        std::array::from_fn(|lane| a[lane] * b[lane] + c[lane])
+        lanes!(lane => a[lane] * b[lane] + c[lane])
     }
 
     #[inline(always)]
     fn max(self, a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
-        zip(a, b, |a, b| if a > b { a } else { b })
+        lanes!(lane => if a[lane] > b[lane] { a[lane] } else { b[lane] })
     }
 
     #[inline(always)]
     fn round(self, a: [f32; 4]) -> [f32; 4] {
         // Adding and taking away 1.5 · 2^23 rounds what is smaller than 2^22 to nearest; larger scores are masked later.
         const SHIFT: f32 = 12_582_912.0;
-        a.map(|a| (a + SHIFT) - SHIFT)
+        lanes!(lane => (a[lane] + SHIFT) - SHIFT)
     }
 
     #[inline(always)]
     fn scale_by_power_of_two(self, a: [f32; 4], whole: [f32; 4], x: [f32; 4]) -> [f32; 4] {
-        std::array::from_fn(|lane| {
-            if x[lane] < -125.0 {
-                return 0.0;
-            }
+        lanes!(lane => if x[lane] < -125.0 {
+            0.0
+        } else {
             // The cast saturates, and takes NaN, which `a` then holds too, to 0.
             let exponent = (whole[lane] as i32) << 23;
             f32::from_bits(a[lane].to_bits().wrapping_add_signed(exponent))
@@ -91,9 +95,7 @@ impl Simd for Scalar {
 
     #[inline(always)]
     fn mask_later(self, score: [f32; 4], position: [f32; 4], key: [f32; 4]) -> [f32; 4] {
-        std::array::from_fn(|lane| {
-            if position[lane] >= key[lane] { score[lane] } else { f32::NEG_INFINITY }
-        })
+        lanes!(lane => if position[lane] >= key[lane] { score[lane] } else { f32::NEG_INFINITY })
     }
 
     #[inline(always)]
@@ -108,7 +110,7 @@ impl Simd for Scalar {
 
     #[inline(always)]
     fn sum4(self, vectors: [[f32; 4]; 4]) -> [f32; 4] {
-        vectors.map(|vector| self.sum(vector))
+        lanes!(lane => self.sum(vectors[lane]))
     }
 
     #[inline(always)]
@@ -126,13 +128,15 @@ impl Simd for Scalar {
     #[inline(always)]
     unsafe fn load_f16(self, from: *const u16) -> [f32; 4] {
         // SAFETY: the caller promises four readable elements, and an array is as aligned as its elements.
-        unsafe { from.cast::<[u16; 4]>().read() }.map(widen_f16)
+        let halves = unsafe { from.cast::<[u16; 4]>().read() };
+        lanes!(lane => widen_f16(halves[lane]))
     }
 
     #[inline(always)]
     unsafe fn load_bf16(self, from: *const u16) -> [f32; 4] {
         // SAFETY: the caller promises four readable elements, and an array is as aligned as its elements.
-        unsafe { from.cast::<[u16; 4]>().read() }.map(|bits| f32::from_bits(u32::from(bits) << 16))
+        let halves = unsafe { from.cast::<[u16; 4]>().read() };
+        lanes!(lane => f32::from_bits(u32::from(halves[lane]) << 16))
     }
 
     #[inline(always)]

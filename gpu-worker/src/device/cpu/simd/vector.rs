@@ -2,7 +2,9 @@
 
 /// A token that proves that the CPU has an instruction set, and the operations on its vectors of `f32`.
 ///
-/// Everything is `#[inline(always)]`, so that it is compiled with the features of the kernel it ends up in.
+/// Everything is `#[inline(always)]`, so that it is compiled with the features of the kernel it ends up in. For the same
+/// reason kernels index arrays of vectors: the standard library's adapters (`zip`, `map`, arrays by value) are not always
+/// inlined where a crate is compiled in several units, and a call that is left spills every register.
 pub(super) trait Simd: Copy {
     /// Floats in a vector.
     const LANES: usize;

@@ -19,8 +19,8 @@ pub(super) fn run<S: Simd>(s: S, dtype: KvDtype, from: &[u16], to: &mut [f32]) {
 #[inline(always)]
 fn run_format<S: Simd, F: KvFormat>(s: S, from: &[u16], to: &mut [f32]) {
     assert!(from.len() == to.len() && from.len().is_multiple_of(16));
-    for (from, to) in from.chunks_exact(S::LANES).zip(to.chunks_exact_mut(S::LANES)) {
-        // SAFETY: both chunks hold `LANES` elements.
-        unsafe { s.store(to.as_mut_ptr(), F::load(s, from.as_ptr())) };
+    for offset in (0..to.len()).step_by(S::LANES) {
+        // SAFETY: `from` and `to` hold `LANES` elements more than `offset`, as their lengths agree and are a multiple of it.
+        unsafe { s.store(to.as_mut_ptr().add(offset), F::load(s, from.as_ptr().add(offset))) };
     }
 }
