@@ -186,7 +186,8 @@ mod tests {
         let blocks: Vec<_> =
             blocks.iter().chain(&[3]).map(|&block| SelectedBlock::new(block, 0, false)).collect();
         let count = u32::try_from(blocks.len()).unwrap() - 1;
-        let heads = SelectedHeads::new(&[count, 1], &blocks).unwrap();
+        let counts = [count, 1];
+        let heads = SelectedHeads::new(&counts, &blocks).unwrap();
         let (layer, position) = (answered_layer, 63);
         Reply::Selection { sequence: 0, layer, position, heads }
             .encode(|parts| arena.selection_ring().producer().send(parts, Patience::default()))

@@ -3,6 +3,6 @@
 pub mod command;
 pub mod error;
 pub mod models;
-mod plan;
-mod report;
-mod supervise;
+pub mod plan;
+pub mod report;
+pub mod supervise;

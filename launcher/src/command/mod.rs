@@ -1,10 +1,10 @@
 //! The command line.
 
-mod child;
-mod index_arguments;
+pub mod child;
+pub mod index_arguments;
 mod interrupt;
-mod pull;
-mod run;
+pub mod pull;
+pub mod run;
 
 use clap::{Parser, Subcommand};
 

@@ -82,7 +82,7 @@ impl fmt::Display for Ending {
 
 /// A running child that sends `In`.
 #[derive(Debug)]
-pub struct Child<In> {
+pub(super) struct Child<In> {
     role: Role,
     pid: u32,
     process: Process,
@@ -92,7 +92,7 @@ pub struct Child<In> {
 
 /// What a child did.
 #[derive(Debug)]
-pub enum Heard<In> {
+pub(super) enum Heard<In> {
     /// It said something.
     Message(In),
     /// It said something that makes no sense.
@@ -107,7 +107,7 @@ impl<In: DeserializeOwned + Send + 'static> Child<In> {
     ///
     /// # Errors
     /// The system refuses a process or a socket.
-    pub fn start(
+    pub(super) fn start(
         role: Role,
         arena: &impl AsFd,
         environment: &[(&str, String)],
@@ -136,7 +136,7 @@ impl<In: DeserializeOwned + Send + 'static> Child<In> {
 
     /// The child's process id.
     #[must_use]
-    pub const fn pid(&self) -> u32 {
+    pub(super) const fn pid(&self) -> u32 {
         self.pid
     }
 
@@ -144,7 +144,7 @@ impl<In: DeserializeOwned + Send + 'static> Child<In> {
     ///
     /// # Errors
     /// The message is too long to send.
-    pub async fn send(&mut self, message: &(impl Serialize + Sync)) -> Result<(), Error> {
+    pub(super) async fn send(&mut self, message: &(impl Serialize + Sync)) -> Result<(), Error> {
         let frame = codec::encode(message).map_err(Error::internal)?;
         if let Err(error) = self.writer.write_all(&frame).await {
             tracing::debug!(role = %self.role, %error, "the child does not read");
@@ -159,7 +159,7 @@ impl<In: DeserializeOwned + Send + 'static> Child<In> {
     ///
     /// # Errors
     /// The system cannot say how the child ended.
-    pub async fn hear(&mut self) -> io::Result<Heard<In>> {
+    pub(super) async fn hear(&mut self) -> io::Result<Heard<In>> {
         match self.messages.recv().await {
             Some(Ok(message)) => Ok(Heard::Message(message)),
             Some(Err(error)) => Ok(Heard::Garbled(error)),
@@ -168,7 +168,7 @@ impl<In: DeserializeOwned + Send + 'static> Child<In> {
     }
 
     /// Waits until the child has ended, and ends it by force if it takes too long.
-    pub async fn end(mut self) {
+    pub(super) async fn end(mut self) {
         drop(self.writer);
         if tokio::time::timeout(GRACE, self.process.wait()).await.is_err() {
             tracing::warn!(role = %self.role, "does not end by itself and is killed");

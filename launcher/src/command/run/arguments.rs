@@ -18,30 +18,35 @@ pub struct RunArguments {
     #[arg(short, long, env = "HINDSIGHT_MODEL", default_value = "smollm2-135m")]
     pub model: String,
 
+    /// What to say to the model.
     #[command(flatten)]
     pub prompt: PromptArguments,
 
     /// The most tokens to generate
-    #[arg(short = 'n', long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(help_heading = "Length", short = 'n', long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
     pub max_tokens: u32,
 
     /// Tokens that prompt and text may hold together [default: what they need]
-    #[arg(short, long)]
+    #[arg(help_heading = "Length", short, long)]
     pub context: Option<usize>,
 
     /// Allow a context longer than the model was trained on
-    #[arg(long)]
+    #[arg(help_heading = "Length", long)]
     pub allow_beyond_trained: bool,
 
+    /// Which keys are attended to.
     #[command(flatten)]
     pub attention: AttentionArguments,
 
+    /// How tokens are chosen.
     #[command(flatten)]
     pub sampling: SamplingArguments,
 
+    /// Where it runs.
     #[command(flatten)]
     pub machine: MachineArguments,
 
+    /// What is printed.
     #[command(flatten)]
     pub output: OutputArguments,
 }
@@ -99,6 +104,7 @@ pub struct AttentionArguments {
     #[arg(long, default_value_t = IndexParameters::default().dense_layers)]
     pub dense_layers: usize,
 
+    /// How LFPS predicts.
     #[command(flatten)]
     pub index: crate::command::index_arguments::IndexArguments,
 }

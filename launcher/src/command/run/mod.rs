@@ -1,6 +1,6 @@
 //! `hindsight run`: one prompt, one text.
 
-mod arguments;
+pub mod arguments;
 mod prompt;
 mod stream;
 
