@@ -128,7 +128,7 @@ mod tests {
         for bits in [4, 5, 6, 8] {
             let mut unit = vec![0; bits * CODE_BYTES_PER_BIT];
             let expected = |row: usize, column: usize| -> u8 {
-                let mixed = (row * UNIT + column) * 2_654_435_761 >> 7;
+                let mixed = ((row * UNIT + column) * 2_654_435_761) >> 7;
                 (mixed % (1 << bits)) as u8
             };
             for row in 0..ROWS {

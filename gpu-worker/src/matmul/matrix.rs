@@ -61,6 +61,11 @@ pub struct QuantMatrix {
 }
 
 impl QuantMatrix {
+    /// Whether there are kernels for the format.
+    pub fn supports(dtype: GgmlDType) -> bool {
+        Format::from_dtype(dtype).is_some()
+    }
+
     /// Repacks a tensor of shape `[rows, columns]`.
     ///
     /// # Errors
@@ -89,10 +94,10 @@ impl QuantMatrix {
         if columns == 0 || !columns.is_multiple_of(block) {
             return Err(MatrixError::Columns { columns, dtype, block });
         }
-        let row_bytes = columns / block * format.source_bytes();
-        if rows.checked_mul(row_bytes) != Some(blocks.len()) {
-            return Err(MatrixError::Bytes { rows, columns, dtype, found: blocks.len() });
-        }
+        let row_bytes = (columns / block).checked_mul(format.source_bytes());
+        let row_bytes = row_bytes
+            .filter(|bytes| rows.checked_mul(*bytes) == Some(blocks.len()))
+            .ok_or(MatrixError::Bytes { rows, columns, dtype, found: blocks.len() })?;
         let panel_bytes = columns / block * format.panel_block_bytes();
         let mut panels = Storage::zeroed(rows.div_ceil(ROWS) * panel_bytes);
         let sources = blocks.chunks(ROWS * row_bytes);

@@ -137,6 +137,8 @@ fn unfit_weights_are_refused() {
     assert!(matches!(refused(GgmlDType::Q4_1, 1, 0, 0), Some(MatrixError::Columns { .. })));
     assert!(matches!(refused(GgmlDType::Q4_1, 2, 32, 39), Some(MatrixError::Bytes { .. })));
     assert!(matches!(refused(GgmlDType::Q4_1, usize::MAX, 32, 0), Some(MatrixError::Bytes { .. })));
+    let most = usize::MAX / 32 * 32;
+    assert!(matches!(refused(GgmlDType::Q8_0, 1, most, 0), Some(MatrixError::Bytes { .. })));
 }
 
 proptest! {

@@ -3,6 +3,8 @@
 //! The floating-point operations are those of the AVX-512 kernels in the same order, so the results have the same
 //! bits.
 
+#![expect(clippy::needless_range_loop, reason = "adapters would not be inlined")]
+
 use std::arch::x86_64::*;
 
 use super::{Isa, quantize};

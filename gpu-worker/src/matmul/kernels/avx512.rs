@@ -4,6 +4,8 @@
 //! The loops are plain `for` over indices: adapters that take closures are compiled without the features of this
 //! module, so its vector code would not be inlined into them.
 
+#![expect(clippy::needless_range_loop, reason = "adapters would not be inlined")]
+
 use std::arch::x86_64::*;
 use std::sync::atomic::{Ordering, compiler_fence};
 

@@ -2,6 +2,8 @@
 //!
 //! The loops are plain `for` over indices, so that nothing in them is left to be called without those features.
 
+#![expect(clippy::needless_range_loop, reason = "adapters would not be inlined")]
+
 use crate::matmul::activations::{Block32, Block256};
 
 /// The largest magnitude. Not a number counts as larger than all, so that it shows in the scale.
@@ -54,7 +56,7 @@ fn round_to_f16(value: f32) -> f32 {
     let bits = value.to_bits();
     let magnitude = f32::from_bits(bits & 0x7fff_ffff);
     // Ten fraction bits: add half of what is cut off, less 1 if the last bit kept is even, and cut.
-    let normal = f32::from_bits((bits & 0x7fff_ffff) + 0xfff + (bits >> 13 & 1) & !0x1fff);
+    let normal = f32::from_bits(((bits & 0x7fff_ffff) + 0xfff + (bits >> 13 & 1)) & !0x1fff);
     // Multiples of 2^-24, which is half a unit of 0.75 in its last place.
     let subnormal = (magnitude + 0.75) - 0.75;
     let rounded = match magnitude {
