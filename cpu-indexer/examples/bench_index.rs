@@ -85,6 +85,45 @@ fn main() -> Result<(), Box<dyn Error>> {
     let scale = trace.softmax_scale() * 1.4;
     let tokens = arguments.context;
     let heads = arguments.kv_heads as usize;
+    let kernels = hindsight_cpu_indexer::kernels::Kernels::detect();
+    let plain = vec![1_u16; 1 << 26];
+    for _ in 0..2 {
+        for (name, part) in [("plain", 0), ("K and V", 1), ("K only", 2), ("K ahead 1", 3), ("K ahead 2", 4), ("K ahead 4", 6), ("half extents", 9)] {
+            let mut best = 0.0_f64;
+            for _ in 0..8 {
+                for head in 0..heads {
+                    let view = cache.head(0, head, tokens);
+                    let (mut sum, mut words) = (0, 0);
+                    let start = Instant::now();
+                    if part == 0 {
+                        sum += kernels.read(&plain[head << 23..(head + 1) << 23], &plain[(head << 23) + 4096..]);
+                        words += 1 << 23;
+                    } else {
+                        for block in 0..view.blocks() {
+                            if part == 9 {
+                                if block % 64 < 32 && block + 1 < view.blocks() {
+                                    sum += kernels.read(view.keys(block), view.keys(block + 1));
+                                    sum += kernels.read(view.values(block), view.values(block + 1));
+                                    words += view.keys(block).len() * 2;
+                                }
+                                continue;
+                            }
+                            let ahead = if part > 2 { view.keys((block + part - 2).min(view.blocks() - 1)) } else { &[] };
+                            sum += kernels.read(view.keys(block), ahead);
+                            words += view.keys(block).len();
+                            if part == 1 {
+                                sum += kernels.read(view.values(block), &[]);
+                                words += view.keys(block).len();
+                            }
+                        }
+                    }
+                    std::hint::black_box(sum);
+                    best = best.max(2.0 * words as f64 / start.elapsed().as_secs_f64());
+                }
+            }
+            println!("read {name}: {:.1} GB/s", best / 1e9);
+        }
+    }
     for policy in [Policy::Exact, Policy::Lfps] {
         let mut index = Index::new(geometry, scale, policy, parameters.clone(), tokens)?;
         let start = Instant::now();
@@ -102,14 +141,14 @@ fn main() -> Result<(), Box<dyn Error>> {
         let mut out = Selection::with_capacity(arguments.top_k, tokens);
         for step in 0..arguments.steps {
             let tokens = tokens - arguments.steps + step + 1;
-            let mut elapsed = 0.0;
+            let mut elapsed = f64::INFINITY;
             for head in 0..heads {
                 let queries = queries(32 + step, head);
                 let view = cache.head(0, head, tokens);
                 let start = Instant::now();
                 index.append(0, head, view, tokens - 1..tokens);
                 index.select(0, head, view, &queries, &mut out);
-                elapsed += start.elapsed().as_secs_f64() * 1e6;
+                elapsed = elapsed.min(start.elapsed().as_secs_f64() * 1e6);
                 candidates += out.effort.candidates;
                 bytes += out.effort.bytes();
                 audits.push(index.audit(view, &queries, &out));
@@ -119,7 +158,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         times.sort_by(f64::total_cmp);
         let count = audits.len() as f32;
         println!(
-            "{policy:6} step {:.0} us median, {:.0} best; seed {:.0} ms; candidates {}; bytes share {:.4}; recall {:.3} mass {:.4}; \
+            "{policy:6} head {:.0} us median of best, {:.0} best; seed {:.0} ms; candidates {}; bytes share {:.4}; recall {:.3} mass {:.4}; \
              state {:.4}",
             times[times.len() / 2],
             times[0],

@@ -2,12 +2,15 @@
 
 use hindsight_protocol::arena::HeadBlocks;
 
-use crate::kernels::{GroupQuery, Kernels, Scores, prefetch};
+use crate::kernels::{GroupQuery, Kernels, Scores};
 
-/// Keys that are handed to the kernels at once, and are fetched ahead.
+/// Keys that are handed to the kernels at once.
 const BATCH: usize = 16;
-/// The most tokens that a block may have.
-const MOST_BLOCK_TOKENS: usize = 64;
+/// Keys of a text that lie between those that are scored and those that are fetched meanwhile.
+const DISTANCE: usize = 32;
+
+/// Keys of some tokens, where they lie.
+type Rows<'a> = [&'a [u16]; BATCH];
 
 /// Scores every key of `view`; column `i` of `scores` is token `i`.
 pub(crate) fn score_all(
@@ -17,17 +20,29 @@ pub(crate) fn score_all(
     scores: &mut Scores,
 ) {
     scores.resize(view.tokens());
-    let mut rows: [&[u16]; MOST_BLOCK_TOKENS] = [&[]; MOST_BLOCK_TOKENS];
-    for block in 0..view.blocks() {
-        if block + 2 < view.blocks() {
-            prefetch(view.keys(block + 2));
-        }
-        let keys = view.keys(block).chunks_exact(view.head_dim());
-        let count = keys.len();
-        rows.iter_mut().zip(keys).for_each(|(row, key)| *row = key);
-        let column = block * view.block_tokens();
-        kernels.score_rows(view.dtype(), query, &rows[..count], scores, column);
+    let (mut rows, mut ahead): (Rows<'_>, Rows<'_>) = ([&[]; BATCH], [&[]; BATCH]);
+    for column in (0..view.tokens()).step_by(BATCH) {
+        let count = run(view, column, &mut rows);
+        let fetched = run(view, column + DISTANCE, &mut ahead);
+        let (rows, ahead) = (&rows[..count], &ahead[..fetched]);
+        kernels.score_rows(view.dtype(), query, rows, ahead, scores, column);
     }
+}
+
+/// Finds the keys of the tokens from `first` on, at most a batch, and returns their number.
+fn run<'a>(view: HeadBlocks<'a>, first: usize, rows: &mut Rows<'a>) -> usize {
+    let mut count = 0;
+    while count < BATCH && first + count < view.tokens() {
+        let token = first + count;
+        let skipped = token % view.block_tokens() * view.head_dim();
+        let keys = view.keys(token / view.block_tokens());
+        for (row, key) in rows[count..].iter_mut().zip(keys[skipped..].chunks_exact(view.head_dim()))
+        {
+            *row = key;
+            count += 1;
+        }
+    }
+    count
 }
 
 /// Scores the keys of `tokens`; column `i` of `scores` is `tokens[i]`.
@@ -39,25 +54,25 @@ pub(crate) fn score_tokens(
     scores: &mut Scores,
 ) {
     scores.resize(tokens.len());
-    let (mut rows, mut ahead) = ([[].as_slice(); BATCH], [[].as_slice(); BATCH]);
+    let (mut rows, mut ahead): (Rows<'_>, Rows<'_>) = ([&[]; BATCH], [&[]; BATCH]);
     let mut batches = tokens.chunks(BATCH);
-    let mut count = fetch(view, batches.next(), &mut ahead);
+    let mut count = gather(view, batches.next(), &mut ahead);
     let mut column = 0;
     while count > 0 {
         std::mem::swap(&mut rows, &mut ahead);
-        let next = fetch(view, batches.next(), &mut ahead);
-        kernels.score_rows(view.dtype(), query, &rows[..count], scores, column);
+        let next = gather(view, batches.next(), &mut ahead);
+        let (batch, ahead) = (&rows[..count], &ahead[..next]);
+        kernels.score_rows(view.dtype(), query, batch, ahead, scores, column);
         column += count;
         count = next;
     }
 }
 
-/// Asks for the keys of a batch of tokens, and returns their number.
-fn fetch<'a>(view: HeadBlocks<'a>, tokens: Option<&[u32]>, rows: &mut [&'a [u16]; BATCH]) -> usize {
+/// Finds the keys of a batch of tokens, and returns their number.
+fn gather<'a>(view: HeadBlocks<'a>, tokens: Option<&[u32]>, rows: &mut Rows<'a>) -> usize {
     let tokens = tokens.unwrap_or(&[]);
     for (row, &token) in rows.iter_mut().zip(tokens) {
         *row = view.key(token as usize);
-        prefetch(row);
     }
     tokens.len()
 }

@@ -4,17 +4,22 @@ use std::arch::x86_64::*;
 
 use hindsight_protocol::geometry::KvDtype;
 
-use super::{CODE_GROUP, CODE_WORDS, GroupQuery, dense, scalar};
+use super::{CODE_GROUP, CODE_WORDS, GroupQuery, dense, prefetch, scalar};
 
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn score_rows(
     dtype: KvDtype,
     query: &GroupQuery,
     rows: &[&[u16]],
+    ahead: &[&[u16]],
     out: &mut [f32],
     stride: usize,
 ) {
+    let mut ahead = ahead.chunks(2);
     for (batch, column) in rows.chunks(2).zip((0..).step_by(2)) {
+        for row in ahead.next().unwrap_or(&[]) {
+            prefetch(row);
+        }
         let two = [batch[0], batch[batch.len() - 1]];
         for first in (0..query.group()).step_by(4) {
             let heads = 4.min(query.group() - first);
@@ -285,4 +290,23 @@ pub(super) fn combine_rows(factors: &[f32], matrix: &[u16], out: &mut [f32]) {
 #[target_feature(enable = "avx2,fma")]
 pub(super) fn add_outer(vector: &[f32], scale: f32, matrix: &mut [f32]) {
     dense::add_outer::<true>(vector, scale, matrix);
+}
+
+#[target_feature(enable = "avx2")]
+pub(super) fn read(words: &[u16], ahead: &[u16]) -> u64 {
+    let mut sums = [_mm256_setzero_si256(); 2];
+    let mut fetched = ahead.chunks(32);
+    for part in words.chunks_exact(32) {
+        prefetch(fetched.next().unwrap_or(&[]));
+        for half in 0..2 {
+            // SAFETY: the part has two vectors of 16 words.
+            let vector = unsafe { _mm256_loadu_si256(part.as_ptr().add(16 * half).cast()) };
+            sums[half] = _mm256_add_epi64(sums[half], vector);
+        }
+    }
+    let mut lanes = [0_u64; 4];
+    let sum = _mm256_add_epi64(sums[0], sums[1]);
+    // SAFETY: `lanes` has 32 bytes.
+    unsafe { _mm256_storeu_si256(lanes.as_mut_ptr().cast(), sum) };
+    lanes.iter().fold(0, |total, lane| total.wrapping_add(*lane))
 }

@@ -7,7 +7,7 @@ use std::arch::x86_64::*;
 
 use hindsight_protocol::geometry::KvDtype;
 
-use super::{CODE_GROUP, CODE_WORDS, GroupQuery, dense, scalar};
+use super::{CODE_GROUP, CODE_WORDS, GroupQuery, dense, prefetch, scalar};
 
 /// Rows that are scored together, so that each part of a query is loaded once for all of them.
 const ROWS: usize = 4;
@@ -19,10 +19,15 @@ pub(super) fn score_rows(
     dtype: KvDtype,
     query: &GroupQuery,
     rows: &[&[u16]],
+    ahead: &[&[u16]],
     out: &mut [f32],
     stride: usize,
 ) {
+    let mut ahead = ahead.chunks(ROWS);
     for (batch, column) in rows.chunks(ROWS).zip((0..).step_by(ROWS)) {
+        for row in ahead.next().unwrap_or(&[]) {
+            prefetch(row);
+        }
         let last = batch.len() - 1;
         let four = [batch[0], batch[last.min(1)], batch[last.min(2)], batch[last]];
         for first in (0..query.group()).step_by(HEADS) {
@@ -392,4 +397,31 @@ pub(super) fn combine_rows(factors: &[f32], matrix: &[u16], out: &mut [f32]) {
 #[target_feature(enable = "avx512f,fma")]
 pub(super) fn add_outer(vector: &[f32], scale: f32, matrix: &mut [f32]) {
     dense::add_outer::<true>(vector, scale, matrix);
+}
+
+#[target_feature(enable = "avx512f")]
+pub(super) fn read(words: &[u16], ahead: &[u16]) -> u64 {
+    const VECTORS: usize = 4;
+    const WORDS: usize = 32;
+    let mut sums = [_mm512_setzero_si512(); VECTORS];
+    let mut parts = words.chunks_exact(VECTORS * WORDS);
+    let mut fetched = ahead.chunks(WORDS);
+    for part in parts.by_ref() {
+        for at in 0..VECTORS {
+            prefetch(fetched.next().unwrap_or(&[]));
+            // SAFETY: the part has `VECTORS` vectors.
+            let vector = unsafe { _mm512_loadu_si512(part.as_ptr().add(WORDS * at).cast()) };
+            sums[at] = _mm512_add_epi64(sums[at], vector);
+        }
+    }
+    for part in parts.remainder().chunks_exact(WORDS) {
+        // SAFETY: the part has one vector.
+        let vector = unsafe { _mm512_loadu_si512(part.as_ptr().cast()) };
+        sums[0] = _mm512_add_epi64(sums[0], vector);
+    }
+    let mut total = 0_u64;
+    for sum in sums {
+        total = total.wrapping_add(_mm512_reduce_add_epi64(sum).cast_unsigned());
+    }
+    total
 }

@@ -22,7 +22,8 @@ macro_rules! dispatch {
 }
 
 impl Kernels {
-    /// Scores the keys `rows` (each [head_dim]) into the columns of `scores` from `column` on.
+    /// Scores the keys `rows` (each [head_dim]) into the columns of `scores` from `column` on. Meanwhile as many of the
+    /// keys `ahead` are fetched into the caches.
     ///
     /// # Panics
     /// If a row has another length than the query, or the columns do not exist.
@@ -31,6 +32,7 @@ impl Kernels {
         dtype: KvDtype,
         query: &GroupQuery,
         rows: &[&[u16]],
+        ahead: &[&[u16]],
         scores: &mut Scores,
         column: usize,
     ) {
@@ -39,7 +41,7 @@ impl Kernels {
         assert!(query.head_dim().is_multiple_of(16));
         let stride = scores.stride();
         let out = &mut scores.values_mut()[column..];
-        dispatch!(self, score_rows(dtype, query, rows, out, stride));
+        dispatch!(self, score_rows(dtype, query, rows, ahead, out, stride));
     }
 
     /// `ln Σ exp(score)` over all scores.
@@ -129,5 +131,12 @@ impl Kernels {
     pub fn add_outer(self, vector: &[f32], scale: f32, matrix: &mut [f32]) {
         assert_eq!(matrix.len(), vector.len() * vector.len());
         dispatch!(self, add_outer(vector, scale, matrix));
+    }
+
+    /// Reads `words` as fast as memory gives them, and returns the sum (modulo 2^64) of what was read: as many whole
+    /// 64-bit words as fill vectors of 64 bytes. Meanwhile as much of `ahead` is fetched into the caches.
+    #[must_use]
+    pub fn read(self, words: &[u16], ahead: &[u16]) -> u64 {
+        dispatch!(self, read(words, ahead))
     }
 }

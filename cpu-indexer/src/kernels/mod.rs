@@ -107,15 +107,13 @@ const LN_2_LOW: f32 = -2.121_944_4e-4;
 /// The series of `exp`, good to single precision on ±`ln 2 / 2`, highest power first.
 const EXP_POLYNOMIAL: [f32; 7] = [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0];
 
-/// Asks the processor to fetch `row` into its caches.
-#[inline]
-pub(crate) fn prefetch(row: &[u16]) {
-    #[cfg(target_arch = "x86_64")]
-    for line in row.chunks(32) {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+/// Asks the processor to fetch `words` into its second-level cache: that has more requests in flight than the first.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn prefetch(words: &[u16]) {
+    for line in words.chunks(32) {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
         // SAFETY: a prefetch has no effect on memory, and the address is that of a live slice.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) };
     }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = row;
 }

@@ -19,6 +19,7 @@ pub(super) fn score_rows(
     dtype: KvDtype,
     query: &GroupQuery,
     rows: &[&[u16]],
+    _ahead: &[&[u16]],
     out: &mut [f32],
     stride: usize,
 ) {
@@ -115,4 +116,17 @@ pub(super) fn combine_rows(factors: &[f32], matrix: &[u16], out: &mut [f32]) {
 /// See [`super::dense::add_outer`].
 pub(super) fn add_outer(vector: &[f32], scale: f32, matrix: &mut [f32]) {
     dense::add_outer::<false>(vector, scale, matrix);
+}
+
+/// The sum of all whole vectors of 32 words, as 64-bit words.
+pub(super) fn read(words: &[u16], _ahead: &[u16]) -> u64 {
+    let mut sum = 0_u64;
+    for part in words.chunks_exact(32) {
+        for [a, b, c, d] in part.as_chunks::<4>().0 {
+            let (low, high) =
+                (u64::from(*a) | u64::from(*b) << 16, u64::from(*c) | u64::from(*d) << 16);
+            sum = sum.wrapping_add(low | high << 32);
+        }
+    }
+    sum
 }

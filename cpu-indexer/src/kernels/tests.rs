@@ -14,7 +14,7 @@ fn score(kernels: Kernels, dtype: KvDtype, query: &GroupQuery, keys: &[u16]) -> 
     let rows: Vec<&[u16]> = keys.chunks(query.head_dim()).collect();
     let mut scores = Scores::new(query.group());
     scores.resize(rows.len() + 3);
-    kernels.score_rows(dtype, query, &rows, &mut scores, 3);
+    kernels.score_rows(dtype, query, &rows, &rows, &mut scores, 3);
     (0..query.group()).map(|head| scores.head(head)[3..].to_vec()).collect()
 }
 
@@ -156,6 +156,16 @@ fn fastrand(seed: u64) -> impl FnMut() -> f32 {
         state =
             state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (state >> 40) as f32 / (1 << 23) as f32 - 1.0
+    }
+}
+
+proptest! {
+    #[test]
+    fn reading_sums_alike(words in prop::collection::vec(any::<u16>(), 0..600)) {
+        let expected = scalar::read(&words, &[]);
+        for kernels in vectorised() {
+            prop_assert_eq!(kernels.read(&words, &words), expected);
+        }
     }
 }
 

@@ -94,10 +94,10 @@ impl Layer {
         x: &Tensor,
         attended: &Tensor,
     ) -> Result<Tensor, ModelError> {
-        let x = (self.output.forward(attended)? + x)?;
+        let x = ops::add(&self.output.forward(attended)?, x)?;
         let h = ops::rms_norm(&x, &self.feed_forward_norm, config.rms_epsilon)?;
         let [gate, up] = Linear::forward_each([&self.gate, &self.up], &h)?;
         let h = ops::silu_mul(&gate, &up)?;
-        Ok((self.down.forward(&h)? + x)?)
+        Ok(ops::add(&self.down.forward(&h)?, &x)?)
     }
 }

@@ -80,7 +80,7 @@ impl Linear {
         }
         for (product, linear) in products.iter_mut().zip(linears) {
             if let Some(bias) = &linear.bias {
-                *product = product.broadcast_add(bias)?;
+                *product = ops::add(product, bias)?;
             }
         }
         Ok(products.try_into().expect("there is one product for each matrix"))

@@ -31,6 +31,11 @@ pub(super) fn silu_mul(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     if gate.device().is_cpu() { gate.apply_op2_no_bwd(up, &SiluMul) } else { gate.silu()? * up }
 }
 
+/// `x + y`, `y` being of the same shape, or one row that is added to every row.
+pub(super) fn add(x: &Tensor, y: &Tensor) -> Result<Tensor> {
+    if x.device().is_cpu() { x.apply_op2_no_bwd(y, &Add) } else { x.broadcast_add(y) }
+}
+
 /// Rotates `x`, `[tokens, heads, head_dim]`, by the angles of `table`; dimensions beyond the table's pass unchanged.
 pub(super) fn rotate(x: &Tensor, table: &RopeTable, style: RopeStyle) -> Result<Tensor> {
     if x.device().is_cpu() {
@@ -118,6 +123,39 @@ impl CustomOp2 for SiluMul {
             }
         });
         Ok((CpuStorage::F32(out), lg.shape().clone()))
+    }
+}
+
+struct Add;
+
+impl CustomOp2 for Add {
+    fn name(&self) -> &'static str {
+        "add"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        lx: &Layout,
+        y: &CpuStorage,
+        ly: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (x, y) = (contiguous(x, lx)?, contiguous(y, ly)?);
+        let width = lx.dims().last().copied().unwrap_or(0);
+        let one_row = ly.dims() == [width];
+        if width == 0 || !(one_row || lx.shape() == ly.shape()) {
+            candle_core::bail!("adding {:?} to {:?}", ly.dims(), lx.dims())
+        }
+        let mut out = x.to_vec();
+        for_each_rows(&mut out, width, |first, rows| {
+            let y = if one_row { y } else { &y[first * width..] };
+            for (out, y) in rows.chunks_exact_mut(width).zip(y.chunks_exact(width).cycle()) {
+                for (out, y) in out.iter_mut().zip(y) {
+                    *out += y;
+                }
+            }
+        });
+        Ok((CpuStorage::F32(out), lx.shape().clone()))
     }
 }
 
@@ -290,6 +328,16 @@ mod tests {
     }
 
     #[test]
+    fn add_agrees_with_candle() {
+        for rows in ROWS {
+            let x = random(&[rows, 100]);
+            for y in [random(&[rows, 100]), random(&[100])] {
+                assert_close(&add(&x, &y).unwrap(), &x.broadcast_add(&y).unwrap());
+            }
+        }
+    }
+
+    #[test]
     fn rotate_agrees_with_candle() {
         for style in [RopeStyle::Interleaved, RopeStyle::Halves] {
             for dimension in [16, 10] {
@@ -310,6 +358,7 @@ mod tests {
     fn mismatched_shapes_are_errors() {
         assert!(rms_norm(&random(&[2, 8]), &random(&[4]), 1e-5).is_err());
         assert!(silu_mul(&random(&[2, 8]), &random(&[2, 4])).is_err());
+        assert!(add(&random(&[2, 8]), &random(&[2, 4])).is_err());
         let table = RopeTable { cos: random(&[3, 4]), sin: random(&[3, 4]) };
         assert!(rotate(&random(&[2, 1, 8]), &table, RopeStyle::Halves).is_err());
     }
