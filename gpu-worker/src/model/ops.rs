@@ -305,53 +305,67 @@ mod tests {
         }
     }
 
+    /// Calls `check` outside and inside a pool.
+    fn alone_and_in_a_pool(check: impl Fn() + Send) {
+        check();
+        rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap().install(check);
+    }
+
     /// Row counts on both sides of the parallel threshold.
     const ROWS: [usize; 3] = [1, 7, 700];
 
     #[test]
     fn rms_norm_agrees_with_candle() {
-        for rows in ROWS {
-            let (x, w) = (random(&[rows, 100]), random(&[100]));
-            assert_close(
-                &rms_norm(&x, &w, 1e-5).unwrap(),
-                &candle_nn::ops::rms_norm(&x, &w, 1e-5).unwrap(),
-            );
-        }
+        alone_and_in_a_pool(|| {
+            for rows in ROWS {
+                let (x, w) = (random(&[rows, 100]), random(&[100]));
+                assert_close(
+                    &rms_norm(&x, &w, 1e-5).unwrap(),
+                    &candle_nn::ops::rms_norm(&x, &w, 1e-5).unwrap(),
+                );
+            }
+        });
     }
 
     #[test]
     fn silu_mul_agrees_with_candle() {
-        for rows in ROWS {
-            let (gate, up) = (random(&[rows, 100]), random(&[rows, 100]));
-            assert_close(&silu_mul(&gate, &up).unwrap(), &(gate.silu().unwrap() * up).unwrap());
-        }
+        alone_and_in_a_pool(|| {
+            for rows in ROWS {
+                let (gate, up) = (random(&[rows, 100]), random(&[rows, 100]));
+                assert_close(&silu_mul(&gate, &up).unwrap(), &(gate.silu().unwrap() * up).unwrap());
+            }
+        });
     }
 
     #[test]
     fn add_agrees_with_candle() {
-        for rows in ROWS {
-            let x = random(&[rows, 100]);
-            for y in [random(&[rows, 100]), random(&[100])] {
-                assert_close(&add(&x, &y).unwrap(), &x.broadcast_add(&y).unwrap());
+        alone_and_in_a_pool(|| {
+            for rows in ROWS {
+                let x = random(&[rows, 100]);
+                for y in [random(&[rows, 100]), random(&[100])] {
+                    assert_close(&add(&x, &y).unwrap(), &x.broadcast_add(&y).unwrap());
+                }
             }
-        }
+        });
     }
 
     #[test]
     fn rotate_agrees_with_candle() {
-        for style in [RopeStyle::Interleaved, RopeStyle::Halves] {
-            for dimension in [16, 10] {
-                let config =
-                    RopeConfig { style, theta: 1e4, dimension, scaling: RopeScaling::None };
-                let rope = Rope::new(&config, None, &Device::Cpu).unwrap();
-                for tokens in ROWS {
-                    let x = random(&[tokens, 9, 16]);
-                    let table = rope.table(1000, tokens).unwrap();
-                    let ours = rotate(&x, &table, style).unwrap();
-                    assert_close(&ours, &rotate_with_candle(&x, &table, style).unwrap());
+        alone_and_in_a_pool(|| {
+            for style in [RopeStyle::Interleaved, RopeStyle::Halves] {
+                for dimension in [16, 10] {
+                    let config =
+                        RopeConfig { style, theta: 1e4, dimension, scaling: RopeScaling::None };
+                    let rope = Rope::new(&config, None, &Device::Cpu).unwrap();
+                    for tokens in ROWS {
+                        let x = random(&[tokens, 9, 16]);
+                        let table = rope.table(1000, tokens).unwrap();
+                        let ours = rotate(&x, &table, style).unwrap();
+                        assert_close(&ours, &rotate_with_candle(&x, &table, style).unwrap());
+                    }
                 }
             }
-        }
+        });
     }
 
     #[test]

@@ -132,6 +132,15 @@ fn every_quantization_is_as_exact_as_candle() {
 }
 
 #[test]
+fn threads_do_not_change_the_result() {
+    let model = load(Tiny { dtypes: [GgmlDType::Q8_0; 4], ..llama() }.write().path());
+    let tokens = prompt(200);
+    let alone = logits_in_chunks(&model, &tokens, &[199, 1]);
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
+    assert_eq!(pool.install(|| logits_in_chunks(&model, &tokens, &[199, 1])), alone);
+}
+
+#[test]
 fn missing_and_misshapen_tensors_are_named() {
     let error = |model: &Tiny, kind| {
         let error = Transformer::load(model.write().path(), &Device::Cpu).unwrap_err();
