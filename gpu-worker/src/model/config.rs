@@ -6,6 +6,7 @@ use candle_core::quantized::gguf_file::{Content, Value};
 use serde::{Deserialize, Serialize};
 
 use super::ModelError;
+use super::metadata::{Keys, abridged};
 
 const MAX_LAYERS: usize = 1024;
 const MAX_HEADS: usize = 1024;
@@ -211,81 +212,7 @@ fn vocabulary(content: &Content, embedding: usize) -> Result<usize, ModelError> 
     }
 }
 
-/// The metadata under one architecture's prefix.
-struct Keys<'a> {
-    content: &'a Content,
-    prefix: &'static str,
-}
-
 impl Keys<'_> {
-    fn key(&self, name: &str) -> String {
-        format!("{}.{name}", self.prefix)
-    }
-
-    fn get(&self, name: &str) -> Option<&Value> {
-        self.content.metadata.get(&self.key(name))
-    }
-
-    fn invalid(&self, name: &str, reason: String) -> ModelError {
-        let value = self.get(name).map_or_else(|| "(absent)".into(), abridged);
-        ModelError::InvalidValue { key: self.key(name), value, reason }
-    }
-
-    fn unsupported(&self, name: &str, what: String) -> ModelError {
-        ModelError::Unsupported { key: self.key(name), what }
-    }
-
-    fn optional_integer(&self, name: &str) -> Result<Option<usize>, ModelError> {
-        let Some(value) = self.get(name) else { return Ok(None) };
-        let integer = match *value {
-            Value::U8(v) => Some(usize::from(v)),
-            Value::U16(v) => Some(usize::from(v)),
-            Value::U32(v) => usize::try_from(v).ok(),
-            Value::U64(v) => usize::try_from(v).ok(),
-            Value::I8(v) => usize::try_from(v).ok(),
-            Value::I16(v) => usize::try_from(v).ok(),
-            Value::I32(v) => usize::try_from(v).ok(),
-            Value::I64(v) => usize::try_from(v).ok(),
-            Value::Array(_) => {
-                return Err(self.unsupported(name, "a value for each layer".into()));
-            }
-            _ => None,
-        };
-        integer.map(Some).ok_or_else(|| self.invalid(name, "is not a whole number".into()))
-    }
-
-    fn optional_size(&self, name: &str, max: usize) -> Result<Option<usize>, ModelError> {
-        match self.optional_integer(name)? {
-            Some(size) if !(1..=max).contains(&size) => {
-                Err(self.invalid(name, format!("is not in 1..={max}")))
-            }
-            size => Ok(size),
-        }
-    }
-
-    fn size(&self, name: &str, max: usize) -> Result<usize, ModelError> {
-        self.optional_size(name, max)?.ok_or_else(|| ModelError::MissingKey { key: self.key(name) })
-    }
-
-    fn optional_float(&self, name: &str) -> Result<Option<f32>, ModelError> {
-        match self.get(name) {
-            None => Ok(None),
-            Some(Value::F32(v)) if v.is_finite() => Ok(Some(*v)),
-            Some(_) => Err(self.invalid(name, "is not a finite f32".into())),
-        }
-    }
-
-    fn float(&self, name: &str) -> Result<f32, ModelError> {
-        self.optional_float(name)?.ok_or_else(|| ModelError::MissingKey { key: self.key(name) })
-    }
-
-    fn positive_float(&self, name: &str, default: f32) -> Result<f64, ModelError> {
-        match self.optional_float(name)? {
-            Some(value) if value <= 0.0 => Err(self.invalid(name, "is not positive".into())),
-            value => Ok(f64::from(value.unwrap_or(default))),
-        }
-    }
-
     fn head_dim(&self, embedding: usize, heads: usize) -> Result<usize, ModelError> {
         let (name, head_dim) = match self.optional_size("attention.key_length", MAX_WIDTH)? {
             Some(length) => ("attention.key_length", length),
@@ -369,25 +296,6 @@ impl Keys<'_> {
             )),
             _ => Ok(()),
         }
-    }
-}
-
-/// A metadata value short enough for an error message.
-fn abridged(value: &Value) -> String {
-    match value {
-        Value::U8(v) => v.to_string(),
-        Value::I8(v) => v.to_string(),
-        Value::U16(v) => v.to_string(),
-        Value::I16(v) => v.to_string(),
-        Value::U32(v) => v.to_string(),
-        Value::I32(v) => v.to_string(),
-        Value::U64(v) => v.to_string(),
-        Value::I64(v) => v.to_string(),
-        Value::F32(v) => v.to_string(),
-        Value::F64(v) => v.to_string(),
-        Value::Bool(v) => v.to_string(),
-        Value::String(v) => format!("{:?}", v.chars().take(64).collect::<String>()),
-        Value::Array(v) => format!("[{} values]", v.len()),
     }
 }
 

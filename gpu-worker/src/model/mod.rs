@@ -21,6 +21,7 @@ mod error;
 mod gguf;
 mod layer;
 mod linear;
+mod metadata;
 mod ops;
 mod rope;
 mod threads;
