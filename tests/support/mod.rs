@@ -1,6 +1,6 @@
 //! Starting the real program, and looking at what it did.
 
-#![allow(dead_code, reason = "each test binary uses its own part of this")]
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part of this")]
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
