@@ -172,10 +172,19 @@ impl<In: DeserializeOwned + Send + 'static> Child<In> {
         drop(self.writer);
         if tokio::time::timeout(GRACE, self.process.wait()).await.is_err() {
             tracing::warn!(role = %self.role, "does not end by itself and is killed");
-            // An error means that it has ended meanwhile.
-            let _ = self.process.kill().await;
+            kill(&mut self.process).await;
         }
     }
+
+    /// Ends the child by force, and waits until it has ended.
+    pub(super) async fn abort(mut self) {
+        kill(&mut self.process).await;
+    }
+}
+
+async fn kill(process: &mut Process) {
+    // An error means that it has ended meanwhile.
+    let _ = process.kill().await;
 }
 
 /// Moves frames from the connection into a channel until it closes.

@@ -66,8 +66,13 @@ impl Processes {
         let indexer = Child::start(Role::CpuIndexer, &arena, &[]).map_err(no_process)?;
         let worker = Child::start(Role::GpuWorker, &arena, &candle).map_err(no_process)?;
         let mut processes = Self { worker, indexer, telemetry, indexer_cores: Vec::new() };
-        processes.configure(settings).await?;
-        Ok(processes)
+        match processes.configure(settings).await {
+            Ok(()) => Ok(processes),
+            Err(error) => {
+                processes.abort().await;
+                Err(error)
+            }
+        }
     }
 
     async fn configure(&mut self, settings: Settings) -> Result<(), Error> {
@@ -158,6 +163,11 @@ impl Processes {
     #[must_use]
     pub const fn pids(&self) -> [(Role, u32); 2] {
         [(Role::GpuWorker, self.worker.pid()), (Role::CpuIndexer, self.indexer.pid())]
+    }
+
+    /// Ends both children at once: one of them has failed, and the other may wait for it.
+    pub async fn abort(self) {
+        tokio::join!(self.worker.abort(), self.indexer.abort());
     }
 
     /// Ends both children.

@@ -89,15 +89,17 @@ async fn answer(arguments: RunArguments) -> Result<(), Error> {
     progress.begin_prefill(plan.prompt.len() as u64);
     let outcome = generate(&arguments, &plan, &mut processes, &mut interrupts, &progress).await;
     progress.finish();
-    let report = match outcome {
-        Ok((generated, tokens, text)) => {
-            let setting = setting(&arguments, &plan, &processes);
-            Ok(RunReport::new(setting, &generated, tokens, text, processes.telemetry()))
+    let (generated, tokens, text) = match outcome {
+        Ok(outcome) => outcome,
+        Err(error) => {
+            processes.abort().await;
+            return Err(error);
         }
-        Err(error) => Err(error),
     };
+    let setting = setting(&arguments, &plan, &processes);
+    let report = RunReport::new(setting, &generated, tokens, text, processes.telemetry());
     processes.end().await;
-    finish(&arguments, &report?)
+    finish(&arguments, &report)
 }
 
 /// Prints the summary; an interrupted run has its own exit code.
