@@ -3,6 +3,7 @@
 pub mod attention;
 pub mod device;
 pub mod engine;
+pub mod gguf;
 pub mod link;
 pub mod matmul;
 pub mod model;

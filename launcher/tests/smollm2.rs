@@ -28,7 +28,7 @@ fn the_file_says_what_it_is() {
     let gguf = open();
     assert_eq!(gguf.architecture().unwrap(), "llama");
     assert_eq!(gguf.u32("llama.context_length").unwrap(), Some(8192));
-    assert_eq!(gguf.content.tensor_infos.len(), 272);
+    assert_eq!(gguf.content().tensor_infos.len(), 272);
 }
 
 #[test]

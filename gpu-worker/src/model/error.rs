@@ -1,29 +1,16 @@
 //! What can be wrong with a model file or a call of the model.
 
 use std::error::Error;
-use std::path::PathBuf;
+
+use crate::gguf::GgufError;
 
 /// An error of loading or running a model.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ModelError {
-    /// The file cannot be opened or read.
-    #[error("cannot read {}: {source}", path.display())]
-    Read {
-        /// The model file.
-        path: PathBuf,
-        /// What the operating system said.
-        source: std::io::Error,
-    },
-
-    /// The file is not a GGUF file, or its header is damaged.
-    #[error("{} is not a readable GGUF file: {reason}; download it again or name another file", path.display())]
-    Header {
-        /// The model file.
-        path: PathBuf,
-        /// What the parser said.
-        reason: String,
-    },
+    /// The file cannot be read, or is no sound GGUF.
+    #[error(transparent)]
+    Gguf(#[from] GgufError),
 
     /// The architecture is none of those that this forward pass computes.
     #[error("general.architecture is {architecture:?}; supported are: llama, qwen2")]
@@ -83,28 +70,13 @@ pub enum ModelError {
         found: Vec<usize>,
     },
 
-    /// A tensor's rows do not fill whole quantization blocks, or its data type cannot be used.
+    /// A tensor's data type cannot be used.
     #[error("tensor {name} cannot be used: {reason}")]
     TensorType {
         /// The tensor's name.
         name: String,
         /// What is wrong with it.
         reason: String,
-    },
-
-    /// A tensor's data lies outside the file.
-    #[error(
-        "tensor {name} needs the bytes {start}..{end}, but the file has {length}; it is truncated: download it again"
-    )]
-    Truncated {
-        /// The tensor's name.
-        name: String,
-        /// Its first byte.
-        start: u64,
-        /// One past its last byte.
-        end: u64,
-        /// The file's length in bytes.
-        length: u64,
     },
 
     /// A token outside the vocabulary.
@@ -152,8 +124,7 @@ impl ModelError {
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
-            Self::Read { .. } => "model_unreadable",
-            Self::Header { .. } => "model_not_gguf",
+            Self::Gguf(error) => error.kind(),
             Self::UnsupportedArchitecture { .. } => "model_architecture_unsupported",
             Self::Unsupported { .. } => "model_feature_unsupported",
             Self::MissingKey { .. } => "model_metadata_missing",
@@ -161,7 +132,6 @@ impl ModelError {
             Self::MissingTensor { .. } => "model_tensor_missing",
             Self::TensorShape { .. } => "model_tensor_shape",
             Self::TensorType { .. } => "model_tensor_type",
-            Self::Truncated { .. } => "model_truncated",
             Self::Token { .. } => "token_out_of_range",
             Self::NoTokens => "no_tokens",
             Self::Attention { .. } => "attention_failed",

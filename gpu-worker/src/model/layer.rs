@@ -2,9 +2,9 @@
 
 use candle_core::{Device, Tensor};
 
-use super::gguf::GgufFile;
 use super::linear::Linear;
 use super::rope::RopeTable;
+use super::tensors::TensorReader;
 use super::{Architecture, ModelConfig, ModelError, ops};
 use crate::attention::Attention;
 
@@ -24,20 +24,21 @@ pub(super) struct Layer {
 
 impl Layer {
     pub(super) fn load(
-        file: &GgufFile,
+        tensors: &TensorReader<'_>,
         config: &ModelConfig,
         index: usize,
         device: &Device,
     ) -> Result<Self, ModelError> {
         let name = |part: &str| format!("blk.{index}.{part}");
-        let linear =
-            |part: &str, outputs, inputs| Linear::load(file, &name(part), outputs, inputs, device);
+        let linear = |part: &str, outputs, inputs| {
+            Linear::load(tensors, &name(part), outputs, inputs, device)
+        };
         let norm =
-            |part: &str| file.vector(&name(&format!("{part}.weight")), config.embedding, device);
+            |part: &str| tensors.vector(&name(&format!("{part}.weight")), config.embedding, device);
         let projection = |part: &str, outputs| -> Result<Linear, ModelError> {
             let bias = name(&format!("{part}.bias"));
-            let expected = config.architecture == Architecture::Qwen2 || file.has(&bias);
-            let bias = expected.then(|| file.vector(&bias, outputs, device)).transpose()?;
+            let expected = config.architecture == Architecture::Qwen2 || tensors.has(&bias);
+            let bias = expected.then(|| tensors.vector(&bias, outputs, device)).transpose()?;
             Ok(linear(part, outputs, config.embedding)?.with_bias(bias))
         };
         Ok(Self {

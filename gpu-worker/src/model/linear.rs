@@ -3,10 +3,10 @@
 use std::cell::Cell;
 use std::fmt;
 
-use candle_core::quantized::{GgmlDType, QMatMul};
+use candle_core::quantized::QMatMul;
 use candle_core::{Device, Module, Result, Storage, Tensor};
 
-use super::gguf::{GgufFile, RawTensor};
+use super::tensors::{RawTensor, TensorReader};
 use super::threads::CurrentPool;
 use super::{ModelError, ops};
 use crate::matmul::{Activations, QuantMatrix, multiply_each};
@@ -38,14 +38,14 @@ impl fmt::Debug for Linear {
 impl Linear {
     /// Loads the matrix `{name}.weight`.
     pub(super) fn load(
-        file: &GgufFile,
+        tensors: &TensorReader<'_>,
         name: &str,
         outputs: usize,
         inputs: usize,
         device: &Device,
     ) -> std::result::Result<Self, ModelError> {
-        let raw = file.raw(&format!("{name}.weight"), &[outputs, inputs])?;
-        let weight = if device.is_cpu() && has_kernels(raw.dtype) {
+        let raw = tensors.raw(&format!("{name}.weight"), &[outputs, inputs])?;
+        let weight = if device.is_cpu() && QuantMatrix::supports(raw.dtype) {
             Weight::Host(pack(&raw, outputs, inputs)?)
         } else {
             Weight::Candle(QMatMul::from_qtensor(raw.into_qtensor(device)?)?)
@@ -111,11 +111,6 @@ impl Weight {
             Self::Candle(weight) => weight.forward(x),
         }
     }
-}
-
-fn has_kernels(dtype: GgmlDType) -> bool {
-    use GgmlDType::{Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
-    matches!(dtype, Q4_0 | Q4_1 | Q5_0 | Q5_1 | Q8_0 | Q4K | Q5K | Q6K)
 }
 
 fn pack(

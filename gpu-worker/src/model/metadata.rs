@@ -3,6 +3,7 @@
 use candle_core::quantized::gguf_file::{Content, Value};
 
 use super::ModelError;
+use crate::gguf::unsigned;
 
 /// The metadata under one architecture's prefix.
 pub(super) struct Keys<'a> {
@@ -30,20 +31,10 @@ impl Keys<'_> {
 
     pub(super) fn optional_integer(&self, name: &str) -> Result<Option<usize>, ModelError> {
         let Some(value) = self.get(name) else { return Ok(None) };
-        let integer = match *value {
-            Value::U8(v) => Some(usize::from(v)),
-            Value::U16(v) => Some(usize::from(v)),
-            Value::U32(v) => usize::try_from(v).ok(),
-            Value::U64(v) => usize::try_from(v).ok(),
-            Value::I8(v) => usize::try_from(v).ok(),
-            Value::I16(v) => usize::try_from(v).ok(),
-            Value::I32(v) => usize::try_from(v).ok(),
-            Value::I64(v) => usize::try_from(v).ok(),
-            Value::Array(_) => {
-                return Err(self.unsupported(name, "a value for each layer".into()));
-            }
-            _ => None,
-        };
+        if matches!(value, Value::Array(_)) {
+            return Err(self.unsupported(name, "a value for each layer".into()));
+        }
+        let integer = unsigned(value).and_then(|integer| usize::try_from(integer).ok());
         integer.map(Some).ok_or_else(|| self.invalid(name, "is not a whole number".into()))
     }
 

@@ -18,16 +18,15 @@
 
 mod config;
 mod error;
-mod gguf;
 mod layer;
 mod linear;
 mod metadata;
 mod ops;
 mod rope;
+mod tensors;
 mod threads;
 mod transformer;
 
 pub use config::{Architecture, ModelConfig, RopeConfig, RopeScaling, RopeStyle};
 pub use error::ModelError;
-pub use gguf::GgufFile;
 pub use transformer::{Logits, Transformer};

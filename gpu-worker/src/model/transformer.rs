@@ -4,12 +4,13 @@ use std::path::Path;
 
 use candle_core::{Device, Tensor};
 
-use super::gguf::GgufFile;
 use super::layer::Layer;
 use super::linear::Linear;
 use super::rope::Rope;
+use super::tensors::TensorReader;
 use super::{ModelConfig, ModelError, RopeScaling, ops};
 use crate::attention::Attention;
+use crate::gguf::GgufFile;
 
 /// Which positions of a chunk need logits. The output head is a large part of a short chunk's work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,16 +47,18 @@ impl Transformer {
     /// The file is not GGUF, its model is not supported, or a tensor is missing, truncated or of the wrong shape.
     pub fn load(path: &Path, device: &Device) -> Result<Self, ModelError> {
         let file = GgufFile::open(path)?;
-        let config = file.config()?;
-        let matrix = |name| Linear::load(&file, name, config.vocabulary, config.embedding, device);
+        let config = ModelConfig::from_gguf(file.content())?;
+        let tensors = TensorReader::new(&file);
+        let matrix =
+            |name| Linear::load(&tensors, name, config.vocabulary, config.embedding, device);
         Ok(Self {
             device: device.clone(),
-            rope: Rope::new(&config.rope, rope_factors(&file, &config)?.as_deref(), device)?,
+            rope: Rope::new(&config.rope, rope_factors(&tensors, &config)?.as_deref(), device)?,
             embedding: matrix("token_embd")?,
             layers: (0..config.layers)
-                .map(|index| Layer::load(&file, &config, index, device))
+                .map(|index| Layer::load(&tensors, &config, index, device))
                 .collect::<Result<_, _>>()?,
-            norm: file.vector("output_norm.weight", config.embedding, device)?,
+            norm: tensors.vector("output_norm.weight", config.embedding, device)?,
             head: if config.tied_embeddings { None } else { Some(matrix("output")?) },
             config,
         })
@@ -112,9 +115,14 @@ impl Transformer {
 }
 
 /// The factors of Llama 3's frequency scaling, where the model has them.
-fn rope_factors(file: &GgufFile, config: &ModelConfig) -> Result<Option<Vec<f32>>, ModelError> {
+fn rope_factors(
+    tensors: &TensorReader<'_>,
+    config: &ModelConfig,
+) -> Result<Option<Vec<f32>>, ModelError> {
     if config.rope.scaling != RopeScaling::PerFrequency {
         return Ok(None);
     }
-    Ok(Some(file.vector("rope_freqs.weight", config.rope.dimension / 2, &Device::Cpu)?.to_vec1()?))
+    Ok(Some(
+        tensors.vector("rope_freqs.weight", config.rope.dimension / 2, &Device::Cpu)?.to_vec1()?,
+    ))
 }

@@ -13,9 +13,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use candle_core::quantized::gguf_file::Value;
 use candle_core::{Device, Tensor};
-use hindsight_gpu_worker::model::{GgufFile, Logits, Transformer};
+use hindsight_gpu_worker::gguf::GgufFile;
+use hindsight_gpu_worker::model::{Logits, Transformer};
 
 use crate::support::attention::InMemory;
 use crate::support::candle::Reference;
@@ -55,12 +55,11 @@ fn text() -> Vec<u32> {
 /// The first tokens of "1, 2, 3, …" from `first` on, one for each digit, comma and space.
 fn counting(model: &Path, first: u32, length: usize) -> Vec<u32> {
     let file = GgufFile::open(model).unwrap();
-    let vocabulary = file.content().metadata["tokenizer.ggml.tokens"].to_vec().unwrap();
+    let vocabulary = file.required("tokenizer.ggml.tokens", GgufFile::strings).unwrap();
     let token = |c: char| {
         // Byte-level vocabularies write a space so.
         let text = if c == ' ' { 'Ġ' } else { c }.to_string();
-        let is_text = |token: &Value| token.to_string().is_ok_and(|token| *token == text);
-        vocabulary.iter().position(is_text).unwrap() as u32
+        vocabulary.iter().position(|token| *token == text).unwrap() as u32
     };
     let numbers = (first..).map(|number| format!("{number}, "));
     numbers.flat_map(|number| number.chars().map(token).collect::<Vec<_>>()).take(length).collect()

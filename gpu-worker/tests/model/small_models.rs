@@ -217,6 +217,6 @@ proptest! {
         let length = file.as_file().metadata().unwrap().len();
         file.as_file().set_len((length as f64 * share) as u64).unwrap();
         let error = Transformer::load(file.path(), &Device::Cpu).unwrap_err();
-        prop_assert!(["model_not_gguf", "model_truncated"].contains(&error.kind()), "{}", error);
+        prop_assert!(["not_gguf", "gguf_truncated"].contains(&error.kind()), "{}", error);
     }
 }

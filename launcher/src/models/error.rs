@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::gguf::GgufError;
+use super::GgufError;
 use super::home::NoHome;
 use super::pull::PullError;
 use super::registry::ResolveError;

@@ -6,7 +6,6 @@
 
 mod chat;
 mod error;
-mod gguf;
 mod home;
 pub mod pull;
 mod registry;
@@ -17,7 +16,7 @@ mod tokenizer;
 
 pub use chat::encode_chat;
 pub use error::Error;
-pub use gguf::{GgufError, GgufFile};
+pub use hindsight_gpu_worker::gguf::{GgufError, GgufFile};
 pub use home::{Home, NoHome};
 pub use pull::{PullError, Puller};
 pub use registry::{Entry, HubFile, ModelSource, ResolveError, entries, resolve};

@@ -1,8 +1,12 @@
-//! GGUF files in memory for tests.
+//! GGUF files for tests.
 
-use candle_core::quantized::gguf_file::{Content, Value, VersionedMagic};
+use std::collections::BTreeMap;
+use std::fs::File;
 
-use super::gguf::GgufFile;
+use candle_core::quantized::gguf_file::{self, Value};
+use tempfile::TempDir;
+
+use super::GgufFile;
 
 /// A metadata value that tests write as a Rust value.
 pub(super) struct Meta(Value);
@@ -38,14 +42,12 @@ impl From<&[u32]> for Meta {
     }
 }
 
-/// A file with this metadata and no tensors.
+/// A file with this metadata and no tensors; of equal keys, the last one counts.
 pub(super) fn gguf<'a>(metadata: impl IntoIterator<Item = (&'a str, Meta)>) -> GgufFile {
-    let metadata = metadata.into_iter().map(|(key, value)| (key.to_owned(), value.0)).collect();
-    let content = Content {
-        magic: VersionedMagic::GgufV3,
-        metadata,
-        tensor_infos: [].into(),
-        tensor_data_offset: 0,
-    };
-    GgufFile { path: "test.gguf".into(), content }
+    let metadata: BTreeMap<_, _> = metadata.into_iter().collect();
+    let metadata: Vec<_> = metadata.iter().map(|(key, Meta(value))| (*key, value)).collect();
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("test.gguf");
+    gguf_file::write(&mut File::create_new(&path).unwrap(), &metadata, &[]).unwrap();
+    GgufFile::open(&path).unwrap()
 }

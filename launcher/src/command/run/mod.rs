@@ -124,7 +124,7 @@ fn plan(
     index: IndexParameters,
 ) -> Result<Plan, Error> {
     let gguf = GgufFile::open(&path)?;
-    let model = ModelConfig::from_gguf(&gguf.content).map_err(|error| {
+    let model = ModelConfig::from_gguf(gguf.content()).map_err(|error| {
         Error::new(Exit::Model, error.kind(), format!("{}: {error}", path.display()))
     })?;
     let tokenizer = Tokenizer::from_gguf(&gguf)?;

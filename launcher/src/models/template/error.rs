@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::io;
 use std::path::PathBuf;
 
-use super::super::gguf::GgufError;
+use super::super::GgufError;
 use super::functions;
 
 /// A chat template is missing, wrong, or refuses its input.

@@ -15,7 +15,7 @@ use minijinja::{Environment, Value, context};
 
 pub use error::TemplateError;
 
-use super::gguf::GgufFile;
+use super::GgufFile;
 
 /// Far beyond any real template, and done in seconds.
 const FUEL: u64 = 50_000_000;
@@ -80,7 +80,7 @@ impl ChatTemplate {
     pub fn from_gguf(gguf: &GgufFile) -> Result<Self, TemplateError> {
         let source = gguf
             .string("tokenizer.chat_template")?
-            .ok_or_else(|| TemplateError::Missing { path: gguf.path.clone() })?;
+            .ok_or_else(|| TemplateError::Missing { path: gguf.path().to_owned() })?;
         Self::compile(source, gguf)
     }
 

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::path::PathBuf;
 
-use super::super::gguf::GgufError;
+use super::super::GgufError;
 use super::pre_tokenizer::PreTokenizer;
 
 /// A tokenizer cannot be built from a GGUF file, or a text cannot be encoded.

@@ -16,7 +16,7 @@ pub use error::TokenizerError;
 pub use pre_tokenizer::PreTokenizer;
 pub use stream::TokenStream;
 
-use super::gguf::GgufFile;
+use super::GgufFile;
 use special::{Segment, SpecialTokens};
 use vocabulary::{CONTROL, USER_DEFINED, Vocabulary};
 
@@ -76,12 +76,12 @@ impl Tokenizer {
     pub fn from_gguf(gguf: &GgufFile) -> Result<Self, TokenizerError> {
         let model = gguf.required("tokenizer.ggml.model", GgufFile::string)?;
         if model != "gpt2" {
-            let (path, model) = (gguf.path.clone(), model.to_owned());
+            let (path, model) = (gguf.path().to_owned(), model.to_owned());
             return Err(TokenizerError::UnsupportedModel { path, model });
         }
         let pre = gguf.required("tokenizer.ggml.pre", GgufFile::string)?;
         let rule = PreTokenizer::by_name(pre).ok_or_else(|| {
-            let (path, name) = (gguf.path.clone(), pre.to_owned());
+            let (path, name) = (gguf.path().to_owned(), pre.to_owned());
             TokenizerError::UnsupportedPreTokenizer { path, name }
         })?;
         let vocabulary = Vocabulary::read(gguf)?;

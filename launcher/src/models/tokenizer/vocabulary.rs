@@ -4,7 +4,7 @@ use std::path::Path;
 
 use tokenizers::models::bpe::{BPE, Vocab};
 
-use super::super::gguf::GgufFile;
+use super::super::GgufFile;
 use super::alphabet;
 use super::error::TokenizerError;
 use super::pre_tokenizer::PreTokenizer;
@@ -33,7 +33,7 @@ impl<'a> Vocabulary<'a> {
             Some(types) if types.len() == tokens.len() => types,
             Some(types) => {
                 let reason = format!("{} tokens, but {} types", tokens.len(), types.len());
-                return Err(bad(&gguf.path, reason));
+                return Err(bad(gguf.path(), reason));
             }
             None => vec![TEXT[0]; tokens.len()],
         };
@@ -43,11 +43,11 @@ impl<'a> Vocabulary<'a> {
             .map(|merge| {
                 let (left, right) = merge
                     .split_once(' ')
-                    .ok_or_else(|| bad(&gguf.path, format!("the merge {merge:?} is no pair")))?;
+                    .ok_or_else(|| bad(gguf.path(), format!("the merge {merge:?} is no pair")))?;
                 Ok((left.to_owned(), right.to_owned()))
             })
             .collect::<Result<_, TokenizerError>>()?;
-        Ok(Self { path: &gguf.path, tokens, types, merges })
+        Ok(Self { path: gguf.path(), tokens, types, merges })
     }
 
     /// Tokens of the given types that can be found in a text: text and id.

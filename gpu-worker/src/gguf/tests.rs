@@ -1,7 +1,8 @@
+use std::fs;
 use std::io::Cursor;
 use std::ops::Range;
 
-use candle_core::quantized::gguf_file;
+use candle_core::quantized::gguf_file::{self, Value};
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
 use proptest::prelude::*;
@@ -67,7 +68,7 @@ fn a_sound_file_opens() {
     assert_eq!(gguf.u32("llama.block_count").unwrap(), Some(1));
     assert_eq!(gguf.bool("tokenizer.ggml.add_bos_token").unwrap(), Some(true));
     assert_eq!(gguf.strings("tokenizer.ggml.tokens").unwrap(), Some(vec!["a", "b"]));
-    assert_eq!(gguf.content.tensor_infos.len(), 2);
+    assert_eq!(gguf.content().tensor_infos.len(), 2);
     assert_eq!(gguf.name(), None);
 }
 
@@ -240,8 +241,8 @@ proptest! {
         }
         if let Ok(gguf) = open(&bytes) {
             let mut reader = Cursor::new(&bytes);
-            for name in gguf.content.tensor_infos.keys() {
-                gguf.content.tensor(&mut reader, name, &Device::Cpu).unwrap();
+            for name in gguf.content().tensor_infos.keys() {
+                gguf.content().tensor(&mut reader, name, &Device::Cpu).unwrap();
             }
         }
     }

@@ -1,46 +1,10 @@
-//! Opening a GGUF file: metadata and the list of tensors, checked against the file before they are believed.
+//! Metadata values by key, of the type that the format prescribes.
 
-mod error;
-mod scan;
+use candle_core::quantized::gguf_file::Value;
 
-use std::fs::{self, File};
-use std::io::{BufReader, Cursor, Read, Seek};
-use std::path::{Path, PathBuf};
-
-use candle_core::quantized::gguf_file::{Content, Value};
-
-pub use error::GgufError;
-
-/// A GGUF file whose header is sound and whose tensors all lie within the file.
-#[derive(Debug)]
-pub struct GgufFile {
-    /// Where it is.
-    pub path: PathBuf,
-    /// Metadata and tensor list.
-    pub content: Content,
-}
+use super::{GgufError, GgufFile};
 
 impl GgufFile {
-    /// Reads the header of the file at `path`; no tensor is read.
-    ///
-    /// # Errors
-    /// [`GgufError`], naming the file. No input makes this panic or allocate more than a few times the header.
-    pub fn open(path: &Path) -> Result<Self, GgufError> {
-        let metadata = fs::metadata(path).map_err(|e| GgufError::from_open(path, e))?;
-        if !metadata.is_file() {
-            return Err(GgufError::NotAFile { path: path.to_owned() });
-        }
-        let mut file = File::open(path).map_err(|e| GgufError::from_open(path, e))?;
-        let io_error = |source| GgufError::Io { path: path.to_owned(), source };
-        let header_bytes = scan::scan(BufReader::new(&file), path, metadata.len())?;
-        file.rewind().map_err(io_error)?;
-        let mut header = Vec::new();
-        file.take(header_bytes).read_to_end(&mut header).map_err(io_error)?;
-        let content = Content::read(&mut Cursor::new(header))
-            .map_err(|e| GgufError::Malformed { path: path.to_owned(), reason: e.to_string() })?;
-        Ok(Self { path: path.to_owned(), content })
-    }
-
     /// `general.architecture`, such as `llama` or `qwen2`.
     ///
     /// # Errors
@@ -123,8 +87,10 @@ impl GgufFile {
         key: &str,
         get: impl FnOnce(&'a Self, &str) -> Result<Option<T>, GgufError>,
     ) -> Result<T, GgufError> {
-        get(self, key)?
-            .ok_or_else(|| GgufError::MissingKey { path: self.path.clone(), key: key.to_owned() })
+        get(self, key)?.ok_or_else(|| GgufError::MissingKey {
+            path: self.path().to_owned(),
+            key: key.to_owned(),
+        })
     }
 
     fn typed<'a, T>(
@@ -133,11 +99,11 @@ impl GgufFile {
         expected: &'static str,
         get: impl FnOnce(&'a Value) -> Option<T>,
     ) -> Result<Option<T>, GgufError> {
-        let Some(value) = self.content.metadata.get(key) else {
+        let Some(value) = self.content().metadata.get(key) else {
             return Ok(None);
         };
         get(value).map(Some).ok_or_else(|| GgufError::WrongType {
-            path: self.path.clone(),
+            path: self.path().to_owned(),
             key: key.to_owned(),
             expected,
         })
@@ -145,11 +111,16 @@ impl GgufFile {
 }
 
 fn as_u32(value: &Value) -> Option<u32> {
+    unsigned(value)?.try_into().ok()
+}
+
+/// A whole number that is not negative, stored in any width.
+pub(crate) fn unsigned(value: &Value) -> Option<u64> {
     match *value {
         Value::U8(number) => Some(number.into()),
         Value::U16(number) => Some(number.into()),
-        Value::U32(number) => Some(number),
-        Value::U64(number) => number.try_into().ok(),
+        Value::U32(number) => Some(number.into()),
+        Value::U64(number) => Some(number),
         Value::I8(number) => number.try_into().ok(),
         Value::I16(number) => number.try_into().ok(),
         Value::I32(number) => number.try_into().ok(),
@@ -164,6 +135,3 @@ fn as_str(value: &Value) -> Option<&str> {
         _ => None,
     }
 }
-
-#[cfg(test)]
-mod tests;
