@@ -32,6 +32,9 @@ struct Arguments {
     /// Set a parameter, as name=value; may be repeated.
     #[arg(long, value_name = "NAME=VALUE")]
     set: Vec<String>,
+    /// Only lfps, without audits and bandwidth.
+    #[arg(long)]
+    only_lfps: bool,
     /// Keep keys and values as f16 rather than bfloat16.
     #[arg(long)]
     f16: bool,
@@ -87,8 +90,16 @@ fn main() -> Result<(), Box<dyn Error>> {
     let heads = arguments.kv_heads as usize;
     let kernels = hindsight_cpu_indexer::kernels::Kernels::detect();
     let plain = vec![1_u16; 1 << 26];
-    for _ in 0..2 {
-        for (name, part) in [("plain", 0), ("K and V", 1), ("K only", 2), ("K ahead 1", 3), ("K ahead 2", 4), ("K ahead 4", 6), ("half extents", 9)] {
+    for _ in 0..if arguments.only_lfps { 0 } else { 2 } {
+        for (name, part) in [
+            ("plain", 0),
+            ("K and V", 1),
+            ("K only", 2),
+            ("K ahead 1", 3),
+            ("K ahead 2", 4),
+            ("K ahead 4", 6),
+            ("half extents", 9),
+        ] {
             let mut best = 0.0_f64;
             for _ in 0..8 {
                 for head in 0..heads {
@@ -96,7 +107,10 @@ fn main() -> Result<(), Box<dyn Error>> {
                     let (mut sum, mut words) = (0, 0);
                     let start = Instant::now();
                     if part == 0 {
-                        sum += kernels.read(&plain[head << 23..(head + 1) << 23], &plain[(head << 23) + 4096..]);
+                        sum += kernels.read(
+                            &plain[head << 23..(head + 1) << 23],
+                            &plain[(head << 23) + 4096..],
+                        );
                         words += 1 << 23;
                     } else {
                         for block in 0..view.blocks() {
@@ -108,7 +122,11 @@ fn main() -> Result<(), Box<dyn Error>> {
                                 }
                                 continue;
                             }
-                            let ahead = if part > 2 { view.keys((block + part - 2).min(view.blocks() - 1)) } else { &[] };
+                            let ahead = if part > 2 {
+                                view.keys((block + part - 2).min(view.blocks() - 1))
+                            } else {
+                                &[]
+                            };
                             sum += kernels.read(view.keys(block), ahead);
                             words += view.keys(block).len();
                             if part == 1 {
@@ -125,6 +143,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
     }
     for policy in [Policy::Exact, Policy::Lfps] {
+        if arguments.only_lfps && policy == Policy::Exact {
+            continue;
+        }
         let mut index = Index::new(geometry, scale, policy, parameters.clone(), tokens)?;
         let start = Instant::now();
         for head in 0..heads {
@@ -143,7 +164,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             let tokens = tokens - arguments.steps + step + 1;
             let mut elapsed = f64::INFINITY;
             for head in 0..heads {
-                let queries = queries(32 + step, head);
+                let queries = queries((32 + step) % 128, head);
                 let view = cache.head(0, head, tokens);
                 let start = Instant::now();
                 index.append(0, head, view, tokens - 1..tokens);
@@ -151,7 +172,9 @@ fn main() -> Result<(), Box<dyn Error>> {
                 elapsed = elapsed.min(start.elapsed().as_secs_f64() * 1e6);
                 candidates += out.effort.candidates;
                 bytes += out.effort.bytes();
-                audits.push(index.audit(view, &queries, &out));
+                if !arguments.only_lfps || step == 0 {
+                    audits.push(index.audit(view, &queries, &out));
+                }
             }
             times.push(elapsed);
         }
@@ -163,8 +186,8 @@ fn main() -> Result<(), Box<dyn Error>> {
             times[times.len() / 2],
             times[0],
             seed.as_secs_f64() * 1e3,
-            candidates / audits.len(),
-            bytes as f64 / audits.len() as f64 / (tokens * DIM * 2) as f64,
+            candidates / arguments.steps / heads,
+            bytes as f64 / (arguments.steps * heads) as f64 / (tokens * DIM * 2) as f64,
             audits.iter().map(|a| a.recall).sum::<f32>() / count,
             audits.iter().map(|a| a.mass).sum::<f32>() / count,
             index.state_bytes() as f64 / cache.bytes() as f64,

@@ -21,15 +21,16 @@ pub(crate) struct ExactScan {
 }
 
 impl ExactScan {
-    pub(crate) const fn new(kernels: Kernels, group: usize) -> Self {
+    /// Room for contexts of up to `max_tokens`.
+    pub(crate) fn new(kernels: Kernels, group: usize, max_tokens: usize) -> Self {
         Self {
             kernels,
-            scores: Scores::new(group),
-            normalisers: Vec::new(),
-            weights: Vec::new(),
-            tokens: Vec::new(),
+            scores: Scores::with_capacity(group, max_tokens),
+            normalisers: Vec::with_capacity(group),
+            weights: Vec::with_capacity(max_tokens),
+            tokens: (0..number(max_tokens)).collect(),
             best: Vec::new(),
-            narrowed: Vec::new(),
+            narrowed: Vec::with_capacity(max_tokens),
         }
     }
 
@@ -40,8 +41,8 @@ impl ExactScan {
         let heads = 0..query.group();
         self.normalisers.extend(heads.map(|head| self.kernels.log_sum_exp(self.scores.head(head))));
         sum_weights(self.kernels, &self.scores, &self.normalisers, &mut self.weights);
-        self.tokens
-            .extend(number(self.tokens.len())..number(self.weights.len().max(self.tokens.len())));
+        let numbered = self.tokens.len();
+        self.tokens.extend(number(numbered)..number(self.weights.len().max(numbered)));
     }
 
     /// Selects the `top_k` tokens of the middle with the largest share of attention.

@@ -73,9 +73,11 @@ impl Index {
             geometry,
             scale: softmax_scale,
             query: GroupQuery::new(group, geometry.head_dim as usize),
-            exact: ExactScan::new(kernels, group),
+            exact: ExactScan::new(kernels, group, max_tokens),
             lfps: Lfps::new(kernels, parameters.clone(), group, max_tokens),
-            heads: vec![LfpsHead::new(&parameters); heads],
+            heads: (0..heads)
+                .map(|_| LfpsHead::new(&parameters, group, geometry.head_dim as usize))
+                .collect(),
             parameters,
         })
     }

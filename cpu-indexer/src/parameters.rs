@@ -51,8 +51,13 @@ pub struct IndexParameters {
     pub sketch: SketchUse,
     /// Bytes of a key's code; 0 stands for a measured default that depends on the size of a key.
     pub code_bytes: usize,
-    /// Candidates whose keys are read at a scan of the sketch, at most, as a multiple of `top_k`.
+    /// Candidates are taken from the sketch until estimates lie as many expected errors of an estimate below that of the
+    /// `top_k`-th.
+    pub confidence: f32,
+    /// Candidates taken from the sketch at most, as a multiple of `top_k`.
     pub proposals: f32,
+    /// Standard deviations above its mean at which the expected error of estimates makes a step scan all keys.
+    pub surprise: f32,
     /// Candidates whose estimated share of the attention, in units of the natural logarithm, is below this are not
     /// looked at exactly.
     pub weight_floor: f32,
@@ -81,7 +86,9 @@ impl Default for IndexParameters {
             dense_layers: 2,
             sketch: SketchUse::Always,
             code_bytes: 0,
-            proposals: 2.0,
+            confidence: 1.0,
+            proposals: 4.0,
+            surprise: 3.0,
             weight_floor: -12.0,
             persistence: 0.5,
             drift_threshold: 0.8,
@@ -131,6 +138,10 @@ impl IndexParameters {
         check("code bytes", self.code_bytes, self.code_bytes <= 64, "at most 64")?;
         let proposals = self.proposals;
         check("proposals", proposals, (1.0..=64.0).contains(&proposals), "from 1 to 64")?;
+        let confidence = self.confidence;
+        check("confidence", confidence, (0.0..=16.0).contains(&confidence), "from 0 to 16")?;
+        let surprise = self.surprise;
+        check("surprise", surprise, surprise >= 0.0, "at least 0")?;
         let floor = self.weight_floor;
         check("weight floor", floor, (-40.0..=0.0).contains(&floor), "from -40 to 0")?;
         let persistence = self.persistence;

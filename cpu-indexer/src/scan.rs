@@ -36,7 +36,8 @@ fn run<'a>(view: HeadBlocks<'a>, first: usize, rows: &mut Rows<'a>) -> usize {
         let token = first + count;
         let skipped = token % view.block_tokens() * view.head_dim();
         let keys = view.keys(token / view.block_tokens());
-        for (row, key) in rows[count..].iter_mut().zip(keys[skipped..].chunks_exact(view.head_dim()))
+        for (row, key) in
+            rows[count..].iter_mut().zip(keys[skipped..].chunks_exact(view.head_dim()))
         {
             *row = key;
             count += 1;

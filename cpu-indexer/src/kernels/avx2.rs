@@ -1,5 +1,10 @@
 //! The kernels for AVX2, FMA and F16C. Loops are plain for the reason given in [`super::avx512`].
 
+#![expect(
+    clippy::needless_range_loop,
+    reason = "loops over registers read as what they compile to"
+)]
+
 use std::arch::x86_64::*;
 
 use hindsight_protocol::geometry::KvDtype;

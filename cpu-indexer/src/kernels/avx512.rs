@@ -3,6 +3,11 @@
 //! Loops are plain: a closure that an iterator's or array's own method calls would not be compiled for AVX-512 together
 //! with that method, so that every vector would pass through memory.
 
+#![expect(
+    clippy::needless_range_loop,
+    reason = "loops over registers read as what they compile to"
+)]
+
 use std::arch::x86_64::*;
 
 use hindsight_protocol::geometry::KvDtype;

@@ -16,14 +16,22 @@ impl Scores {
         Self { group, capacity: 0, len: 0, values: Vec::new() }
     }
 
+    /// An empty matrix of `group` rows, with room for `columns` columns.
+    #[must_use]
+    pub fn with_capacity(group: usize, columns: usize) -> Self {
+        let mut scores = Self::new(group);
+        scores.resize(columns);
+        scores.resize(0);
+        scores
+    }
+
     /// Sets the number of columns in use; what they hold is unspecified until they are written.
     ///
     /// Allocates only if there have never been as many.
     pub fn resize(&mut self, len: usize) {
         if len > self.capacity {
             self.capacity = len.next_multiple_of(4096);
-            self.values.clear();
-            self.values.resize(self.group * self.capacity, 0.0);
+            self.values = vec![0.0; self.group * self.capacity];
         }
         self.len = len;
     }

@@ -4,6 +4,7 @@ mod bitmap;
 mod decayed;
 mod deviations;
 mod history;
+mod usual;
 
 use hindsight_protocol::arena::HeadBlocks;
 use hindsight_protocol::geometry::KvDtype;
@@ -18,11 +19,15 @@ use crate::topk;
 use bitmap::Bitmap;
 use deviations::Deviations;
 use history::History;
+use usual::Usual;
 
 /// Tokens of the last selection that are scored first, to learn how the heads of a group share their attention.
 const ANCHORS: usize = 32;
 /// How far below the last step's weakest candidate estimates are told apart, as a difference of logarithms.
 const FLOOR_MARGIN: f32 = 3.0;
+/// By how much a head's normaliser may rise, as a difference of logarithms, when candidates are scored, before they are
+/// proposed anew.
+const MISJUDGED: f32 = 1.0;
 /// Queries that a sketch is calibrated from when no prompt seeded it.
 const QUERIES_TO_CALIBRATE: usize = 32;
 
@@ -34,15 +39,19 @@ pub(crate) struct LfpsHead {
     deviations: Deviations,
     /// The candidates of the last step with the largest weights, ascending.
     strongest: Vec<u32>,
+    /// By how much each head's normaliser lay above that of the tokens scored first, at the last step.
+    gaps: Vec<f32>,
     /// Logarithm of the weight of the weakest candidate of the last scan.
     cut: f32,
+    /// How far codes were expected to miss scores.
+    errors: Usual,
     last_query: Vec<f32>,
     /// Queries since the start, until they suffice to calibrate the sketch.
     queries: Vec<f32>,
 }
 
 impl LfpsHead {
-    pub(crate) fn new(parameters: &IndexParameters) -> Self {
+    pub(crate) fn new(parameters: &IndexParameters, group: usize, head_dim: usize) -> Self {
         let scans = parameters.sketch != SketchUse::Never;
         let most = if scans { most_candidates(parameters) } else { 0 };
         Self {
@@ -50,8 +59,10 @@ impl LfpsHead {
             history: History::new(parameters),
             deviations: Deviations::new(most),
             strongest: Vec::with_capacity(ANCHORS),
+            gaps: vec![0.0; group],
             cut: parameters.weight_floor,
-            last_query: Vec::new(),
+            errors: Usual::default(),
+            last_query: Vec::with_capacity(group * head_dim),
             queries: Vec::new(),
         }
     }
@@ -61,7 +72,7 @@ impl LfpsHead {
         self.sketch.as_ref().map_or(0, Sketch::bytes)
             + self.history.bytes()
             + self.deviations.bytes()
-            + size_of::<f32>() * (self.last_query.len() + self.queries.len())
+            + size_of::<f32>() * (self.gaps.len() + self.last_query.len() + self.queries.len())
             + size_of::<u32>() * self.strongest.len()
     }
 }
@@ -69,6 +80,12 @@ impl LfpsHead {
 /// Candidates that one scan of a sketch may give.
 fn most_candidates(parameters: &IndexParameters) -> usize {
     parameters.times_top_k(parameters.proposals) + ANCHORS
+}
+
+/// Candidates that history may give.
+fn most_from_history(parameters: &IndexParameters) -> usize {
+    let remembered = parameters.vertical + parameters.slash + 1.0;
+    parameters.times_top_k(remembered) * (2 * parameters.expansion + 2)
 }
 
 /// LFPS selection for all heads of one shape, with the memory it works in.
@@ -79,10 +96,16 @@ pub(crate) struct Lfps {
     max_tokens: usize,
     anchors: Vec<u32>,
     anchor_scores: Scores,
+    /// Logarithm of the sum of the exponentials of each head's scores of sink and window.
+    always: Vec<f32>,
+    /// The same with those of the strongest tokens of the last step.
+    anchored: Vec<f32>,
+    /// The same of all scores, as far as known.
     normalisers: Vec<f32>,
     ranking: Ranking,
     set: Bitmap,
     candidates: Vec<u32>,
+    reaching: Vec<u32>,
     scores: Scores,
     weights: Vec<f32>,
     narrowed: Vec<f32>,
@@ -96,21 +119,25 @@ impl Lfps {
         group: usize,
         max_tokens: usize,
     ) -> Self {
-        let set = Bitmap::new(max_tokens);
+        let most = most_candidates(&parameters).max(most_from_history(&parameters)).min(max_tokens);
+        let anchors = parameters.sink + parameters.window + ANCHORS;
         Self {
             kernels,
-            parameters,
             max_tokens,
-            anchors: Vec::new(),
-            anchor_scores: Scores::new(group),
-            normalisers: Vec::new(),
+            anchors: Vec::with_capacity(anchors),
+            anchor_scores: Scores::with_capacity(group, anchors),
+            always: Vec::with_capacity(group),
+            anchored: Vec::with_capacity(group),
+            normalisers: Vec::with_capacity(group),
             ranking: Ranking::new(max_tokens),
-            set,
-            candidates: Vec::new(),
-            scores: Scores::new(group),
-            weights: Vec::new(),
-            narrowed: Vec::new(),
+            set: Bitmap::new(max_tokens),
+            candidates: Vec::with_capacity(most),
+            reaching: Vec::with_capacity(max_tokens),
+            scores: Scores::with_capacity(group, most),
+            weights: Vec::with_capacity(most),
+            narrowed: Vec::with_capacity(most),
             numbers: Vec::new(),
+            parameters,
         }
     }
 
@@ -170,6 +197,7 @@ impl Lfps {
         let mut sketch =
             Sketch::calibrate(self.kernels, view, first, queries, bytes, self.max_tokens);
         sketch.extend(self.kernels, view, &mut self.numbers);
+        self.ranking.prepare(&sketch, self.scores.group());
         head.sketch = Some(sketch);
         head.queries = Vec::new();
     }
@@ -206,9 +234,8 @@ impl Lfps {
         out.effort = Effort::default();
         match head.sketch.take() {
             Some(sketch) if scan => {
-                self.select_by_codes(head, &sketch, view, query, zones, out);
-                out.effort.sketch_bytes = sketch.scan_bytes();
                 out.effort.repaired = self.parameters.sketch == SketchUse::OnDrift;
+                self.select_by_codes(head, &sketch, view, query, zones, exact, out);
                 head.sketch = Some(sketch);
             }
             sketch => {
@@ -223,7 +250,8 @@ impl Lfps {
         out.effort.key_bytes = (always + self.candidates.len()) * view.head_dim() * KvDtype::BYTES;
     }
 
-    /// Learns each head's normaliser from sink, window and the strongest tokens of the last step.
+    /// Estimates each head's normaliser from sink, window and the strongest tokens of the last step, which hold about the
+    /// same share of it as they did then.
     fn weigh_anchors(
         &mut self,
         head: &LfpsHead,
@@ -233,15 +261,26 @@ impl Lfps {
     ) {
         self.anchors.clear();
         self.anchors.extend(number(0)..number(zones.sink));
-        self.anchors.extend_from_slice(&head.strongest);
         self.anchors.extend(number(zones.window)..number(zones.tokens));
+        let always = self.anchors.len();
+        self.anchors.extend_from_slice(&head.strongest);
         score_tokens(self.kernels, view, query, &self.anchors, &mut self.anchor_scores);
+        self.always.clear();
         self.normalisers.clear();
-        let scores = &self.anchor_scores;
-        let sums = (0..query.group()).map(|head| self.kernels.log_sum_exp(scores.head(head)));
-        self.normalisers.extend(sums);
+        self.anchored.clear();
+        for (row, gap) in head.gaps.iter().enumerate() {
+            let scores = self.anchor_scores.head(row);
+            let anchored = self.kernels.log_sum_exp(scores);
+            self.always.push(self.kernels.log_sum_exp(&scores[..always]));
+            self.anchored.push(anchored);
+            self.normalisers.push(anchored + gap);
+        }
     }
 
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the step's inputs, and the state and memory it works on"
+    )]
     fn select_by_codes(
         &mut self,
         head: &mut LfpsHead,
@@ -249,37 +288,76 @@ impl Lfps {
         view: HeadBlocks<'_>,
         query: &GroupQuery,
         zones: Zones,
+        exact: &mut ExactScan,
         out: &mut Selection,
     ) {
-        let Self { kernels, parameters, ranking, candidates, .. } = self;
-        let (kernels, middle) = (*kernels, zones.middle());
-        let floor = (head.cut - FLOOR_MARGIN).max(parameters.weight_floor);
-        ranking.rank(kernels, sketch, query, &self.normalisers, floor);
+        let (middle, top_k) = (zones.middle(), self.parameters.top_k);
+        let floor = (head.cut - FLOOR_MARGIN).max(self.parameters.weight_floor);
         head.deviations.retain(middle.clone());
         out.effort.history_bytes = head.deviations.bytes();
+        out.effort.sketch_bytes = sketch.scan_bytes();
+        let mut cut = self.propose_by_codes(head, sketch, query, zones, floor);
+        if head.errors.surpassed_by(self.ranking.largest_error, self.parameters.surprise) {
+            // The query points where codes say little.
+            exact.select(view, query, zones, top_k, out);
+            out.effort.repaired = true;
+            self.candidates.clear();
+            self.candidates.extend_from_slice(&out.tokens);
+            self.score_candidates(view, query);
+        } else if self.score_candidates(view, query) > MISJUDGED {
+            // Some head turned to tokens that nobody expected, and so its weights were overrated against the others'.
+            out.effort.repaired = true;
+            out.effort.key_bytes = self.candidates.len() * view.head_dim() * KvDtype::BYTES;
+            out.effort.sketch_bytes += sketch.scan_bytes();
+            head.deviations.undo(&mut self.ranking);
+            cut = self.propose_by_codes(head, sketch, query, zones, floor);
+            self.score_candidates(view, query);
+        }
+        if self.candidates.len() < top_k {
+            let ranks = &self.ranking.ranks[middle.clone()];
+            let reaching = &mut self.reaching;
+            fill(self.kernels, ranks, cut, middle.start, top_k, reaching, &mut out.tokens);
+        }
+        head.deviations.undo(&mut self.ranking);
+        head.cut = self.ranking.log_weight_of(cut);
+        self.choose(head, out);
+        head.deviations.observe(&self.candidates, &self.weights, &self.ranking);
+    }
+
+    /// Ranks all keys by their codes, and makes those of the largest ranks candidates. Returns the smallest of these
+    /// ranks. Ranks stay corrected by deviations.
+    fn propose_by_codes(
+        &mut self,
+        head: &mut LfpsHead,
+        sketch: &Sketch,
+        query: &GroupQuery,
+        zones: Zones,
+        floor: f32,
+    ) -> u8 {
+        let Self { kernels, parameters, ranking, candidates, .. } = self;
+        ranking.rank(*kernels, sketch, query, &self.normalisers, floor);
         head.deviations.apply(ranking, parameters.persistence);
         for &token in &head.strongest {
             ranking.ranks[token as usize] = u8::MAX;
         }
-        let ranks = &ranking.ranks[middle.clone()];
+        let ranks = &ranking.ranks[zones.middle()];
+        let reach = |count: usize| {
+            first_rank(0..u8::MAX, |cut| kernels.count_at_least(ranks, cut) <= count)
+        };
         let most = parameters.times_top_k(parameters.proposals);
         let lowest = ranking.lowest_rank(query.group(), parameters.weight_floor);
-        let cut = first_rank(lowest..u8::MAX, |cut| kernels.count_at_least(ranks, cut) <= most);
+        let margin = ranking.ranks_in(parameters.confidence * ranking.error);
+        let wanted = reach(parameters.top_k).saturating_sub(margin).max(lowest);
+        let cut = if kernels.count_at_least(ranks, wanted) <= most { wanted } else { reach(most) };
         candidates.clear();
-        kernels.collect_at_least(ranks, cut, number(middle.start), candidates);
+        kernels.collect_at_least(ranks, cut, number(zones.sink), candidates);
         candidates.truncate(most + ANCHORS);
-        if candidates.len() < parameters.top_k {
-            fill(kernels, ranks, cut, middle.start, parameters.top_k, &mut out.tokens);
-        }
-        head.deviations.undo(ranking);
-        head.cut = ranking.log_weight_of(cut);
-        self.choose(view, query, out);
-        head.deviations.observe(&self.candidates, &self.weights, &self.ranking);
+        cut
     }
 
     fn select_by_history(
         &mut self,
-        head: &LfpsHead,
+        head: &mut LfpsHead,
         view: HeadBlocks<'_>,
         query: &GroupQuery,
         zones: Zones,
@@ -288,12 +366,32 @@ impl Lfps {
         out.effort.history_bytes = head.history.bytes();
         self.candidates.clear();
         head.history.propose(&self.parameters, zones, &mut self.set, &mut self.candidates);
-        self.choose(view, query, out);
+        self.score_candidates(view, query);
+        self.choose(head, out);
     }
 
-    /// Scores the candidates, and adds the best of them to the selection unless it has been filled already.
-    fn choose(&mut self, view: HeadBlocks<'_>, query: &GroupQuery, out: &mut Selection) {
+    /// Scores the candidates, and learns the normalisers from them. Returns by how much one rose at most.
+    fn score_candidates(&mut self, view: HeadBlocks<'_>, query: &GroupQuery) -> f32 {
         score_tokens(self.kernels, view, query, &self.candidates, &mut self.scores);
+        let mut most_risen = f32::NEG_INFINITY;
+        for (head, normaliser) in self.normalisers.iter_mut().enumerate() {
+            let candidates = self.kernels.log_sum_exp(self.scores.head(head));
+            let (less, more) =
+                (candidates.min(self.always[head]), candidates.max(self.always[head]));
+            let sum = more + (less - more).exp().ln_1p();
+            most_risen = most_risen.max(sum - *normaliser);
+            *normaliser = sum;
+        }
+        most_risen
+    }
+
+    /// Weighs the candidates, and selects the best of them unless the selection has been filled already.
+    fn choose(&mut self, head: &mut LfpsHead, out: &mut Selection) {
+        for ((gap, normaliser), anchored) in
+            head.gaps.iter_mut().zip(&self.normalisers).zip(&self.anchored)
+        {
+            *gap = normaliser - anchored;
+        }
         sum_weights(self.kernels, &self.scores, &self.normalisers, &mut self.weights);
         if out.tokens.is_empty() {
             topk::select(
@@ -374,20 +472,30 @@ fn first_rank(ranks: std::ops::Range<u8>, holds: impl Fn(u8) -> bool) -> u8 {
     low
 }
 
-/// Selects the `top_k` tokens with the largest ranks, of which fewer reach `cut`; among equals the latest.
-fn fill(kernels: Kernels, ranks: &[u8], cut: u8, first: usize, top_k: usize, out: &mut Vec<u32>) {
+/// Selects the `top_k` tokens with the largest ranks, of which fewer reach `cut`; among equals the latest. `reaching`
+/// is memory to work in.
+fn fill(
+    kernels: Kernels,
+    ranks: &[u8],
+    cut: u8,
+    first: usize,
+    top_k: usize,
+    reaching: &mut Vec<u32>,
+    out: &mut Vec<u32>,
+) {
     let too_few = |cut: u8| kernels.count_at_least(ranks, cut) < top_k;
     let weakest = first_rank(0..cut, too_few).saturating_sub(1);
-    kernels.collect_at_least(ranks, weakest, number(first), out);
-    let mut surplus = out.len().saturating_sub(top_k);
-    out.retain(|&token| {
+    reaching.clear();
+    kernels.collect_at_least(ranks, weakest, number(first), reaching);
+    let mut surplus = reaching.len().saturating_sub(top_k);
+    out.extend(reaching.iter().filter(|&&token| {
         let spare = surplus > 0 && ranks[token as usize - first] == weakest;
         surplus -= usize::from(spare);
         !spare
-    });
+    }));
 }
 
 /// Bytes of a key's code that have proved enough.
-const fn default_code_bytes(head_dim: usize) -> usize {
-    if head_dim <= 64 { 6 } else { head_dim / 16 }
+fn default_code_bytes(head_dim: usize) -> usize {
+    (3 * head_dim / 32).max(8).min(head_dim / 8)
 }

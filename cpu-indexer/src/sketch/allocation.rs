@@ -42,8 +42,9 @@ pub(super) fn allocate(variances: &[f64], subspaces: usize) -> Vec<usize> {
         let mut next = vec![f64::INFINITY; n + 1];
         let mut start = vec![0; n + 1];
         for end in run + 1..=n {
-            for begin in run.max(end.saturating_sub(MOST_DIRECTIONS))..end {
-                let candidate = best[begin] + error(begin, end);
+            let first = run.max(end.saturating_sub(MOST_DIRECTIONS));
+            for (begin, before) in best.iter().enumerate().take(end).skip(first) {
+                let candidate = before + error(begin, end);
                 if candidate < next[end] {
                     (next[end], start[end]) = (candidate, begin);
                 }

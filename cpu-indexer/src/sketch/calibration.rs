@@ -57,20 +57,22 @@ pub(super) fn calibrate(
 
     let mapped = key_map.apply(kernels, &centred);
     let mut code_words = Vec::with_capacity(rank * CODE_WORDS);
+    let mut errors = Vec::with_capacity(rank);
     let mut start = 0;
     for &end in &ends {
         let part: Vec<f32> = mapped
             .chunks_exact(key_map.width)
             .flat_map(|key| key[start..end].iter().copied())
             .collect();
-        let centres = words::train(&part, &weights, end - start);
+        let centres = words::train(kernels, &part, &weights, end - start);
         for direction in 0..end - start {
             let of_word = |word: usize| centres[word * (end - start) + direction];
             code_words.extend((0..CODE_WORDS).map(|word| bf16::from_f32(of_word(word)).to_bits()));
         }
+        errors.extend(words::squared_errors(kernels, &part, &centres, end - start));
         start = end;
     }
-    Quantizer::new(mean, key_map.matrix, query_map.matrix, ends, code_words)
+    Quantizer::new(mean, key_map.matrix, query_map.matrix, ends, code_words, errors)
 }
 
 /// Second moments of the queries, softened by their diagonal and their mean.

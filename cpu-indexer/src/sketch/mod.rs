@@ -82,7 +82,8 @@ impl Sketch {
         let pairs = self.quantizer.subspaces() / 2;
         let mut code = [0; 2 * 64];
         let code = &mut code[..2 * pairs];
-        scratch.resize(view.head_dim() + self.quantizer.width(), 0.0);
+        let needed = view.head_dim() + self.quantizer.width();
+        scratch.resize(needed.max(scratch.len()), 0.0);
         while self.tokens < view.tokens() {
             if self.tokens.is_multiple_of(PADDED) {
                 self.codes.resize(self.codes.len() + PADDED * pairs, 0);

@@ -16,6 +16,8 @@ pub(super) struct Quantizer {
     ends: Vec<usize>,
     /// Code words as bfloat16: [directions, words].
     words: Vec<u16>,
+    /// Mean squared error of keys' codes in each direction.
+    errors: Vec<f32>,
     /// Minus half the squared length of each code word: [sub-spaces, words].
     half_norms: Vec<[f32; CODE_WORDS]>,
 }
@@ -27,6 +29,7 @@ impl Quantizer {
         query_map: Vec<u16>,
         ends: Vec<usize>,
         words: Vec<u16>,
+        errors: Vec<f32>,
     ) -> Self {
         let widen = |word: u16| f32::from_bits(u32::from(word) << 16);
         let mut half_norms = vec![[0.0; CODE_WORDS]; ends.len()];
@@ -39,7 +42,7 @@ impl Quantizer {
             }
             start = end;
         }
-        Self { mean, key_map, query_map, ends, words, half_norms }
+        Self { mean, key_map, query_map, ends, words, errors, half_norms }
     }
 
     /// Sub-spaces: code words of a key.
@@ -54,7 +57,7 @@ impl Quantizer {
 
     /// Bytes read to make tables for a query.
     pub(super) const fn table_bytes(&self) -> usize {
-        2 * (self.query_map.len() + self.words.len()) + 4 * self.mean.len()
+        2 * (self.query_map.len() + self.words.len()) + 4 * (self.mean.len() + self.errors.len())
     }
 
     /// Bytes held.
@@ -92,15 +95,15 @@ impl Quantizer {
         }
     }
 
-    /// Writes to `products` ([sub-spaces]) what each code word adds to the score of `query` ([head_dim]). `scratch`
-    /// holds width numbers.
+    /// Writes to `products` ([sub-spaces]) what each code word adds to the score of `query` ([head_dim]), and returns the
+    /// variance with which the sums are expected to miss scores. `scratch` holds width numbers.
     pub(super) fn products(
         &self,
         kernels: Kernels,
         query: &[f32],
         scratch: &mut [f32],
         products: &mut [[f32; CODE_WORDS]],
-    ) {
+    ) -> f32 {
         let mapped = &mut scratch[..self.width()];
         mapped.fill(0.0);
         kernels.combine_rows(query, &self.query_map, mapped);
@@ -111,10 +114,11 @@ impl Quantizer {
             kernels.combine_rows(&mapped[start..end], words, products);
             start = end;
         }
+        mapped.iter().zip(&self.errors).map(|(q, error)| q * q * error).sum()
     }
 }
 
-fn position_of_largest(numbers: &[f32; CODE_WORDS]) -> u8 {
+pub(super) fn position_of_largest(numbers: &[f32; CODE_WORDS]) -> u8 {
     let (mut best, mut position) = (numbers[0], 0);
     for (at, &number) in (0..).zip(numbers) {
         if number > best {

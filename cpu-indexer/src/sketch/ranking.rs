@@ -13,6 +13,10 @@ pub struct Ranking {
     pub floor: f32,
     /// Difference of logarithms from one rank to the next.
     pub unit: f32,
+    /// Expected deviation of a key's score from the one that its code says, over the heads of the group.
+    pub error: f32,
+    /// The same for the head for which it is largest.
+    pub largest_error: f32,
     products: Vec<[f32; CODE_WORDS]>,
     tables: Vec<[u8; CODE_WORDS]>,
     best: Vec<u8>,
@@ -26,6 +30,15 @@ impl Ranking {
         Self { ranks: Vec::with_capacity(max_tokens + super::PADDED), ..Self::default() }
     }
 
+    /// Takes memory for ranking the keys of `sketch` for groups of `group` queries.
+    pub fn prepare(&mut self, sketch: &Sketch, group: usize) {
+        let subspaces = sketch.quantizer.subspaces();
+        self.products.resize(group * subspaces, [0.0; CODE_WORDS]);
+        self.tables.resize(group * subspaces, [0; CODE_WORDS]);
+        self.best.resize(group, 0);
+        self.scratch.resize(sketch.quantizer.width().max(self.scratch.len()), 0.0);
+    }
+
     /// Ranks the keys of `sketch` for `query`, given the logarithm of the sum of the exponentials of each head's scores
     /// (`normalisers`, [group]).
     pub fn rank(
@@ -36,19 +49,21 @@ impl Ranking {
         normalisers: &[f32],
         floor: f32,
     ) {
+        self.prepare(sketch, query.group());
         let subspaces = sketch.quantizer.subspaces();
-        self.products.resize(query.group() * subspaces, [0.0; CODE_WORDS]);
-        self.tables.resize(query.group() * subspaces, [0; CODE_WORDS]);
-        self.best.resize(query.group(), 0);
-        self.scratch.resize(sketch.quantizer.width(), 0.0);
         // The span is the distance from the floor to the best conceivable key of any head.
         let mut span = 1.0_f32;
+        let (mut variance, mut largest_variance) = (0.0, 0.0_f32);
         for (head, products) in self.products.chunks_exact_mut(subspaces).enumerate() {
             let query = query.head(head);
-            sketch.quantizer.products(kernels, query, &mut self.scratch, products);
+            let of_head = sketch.quantizer.products(kernels, query, &mut self.scratch, products);
+            variance += of_head;
+            largest_variance = largest_variance.max(of_head);
             let best: f32 = products.iter().map(largest).sum();
             span = span.max(best + sketch.quantizer.common(query) - normalisers[head] - floor);
         }
+        self.error = (variance / query.group() as f32).sqrt();
+        self.largest_error = largest_variance.sqrt();
         self.floor = floor;
         self.unit = span / 255.0;
         for (head, products) in self.products.chunks_exact(subspaces).enumerate() {
@@ -77,6 +92,12 @@ impl Ranking {
     pub fn lowest_rank(&self, group: usize, log_weight: f32) -> u8 {
         let nothing = (group as f32).ln() / self.unit;
         to_rank(nothing.max((log_weight - self.floor) / self.unit)).saturating_add(1)
+    }
+
+    /// The number of ranks that make a difference of logarithms.
+    #[must_use]
+    pub fn ranks_in(&self, difference: f32) -> u8 {
+        to_rank(difference / self.unit)
     }
 
     /// The logarithm of the share of attention that a rank stands for.

@@ -1,0 +1,160 @@
+//! Replaying traces, and refusing files that are none.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use half::f16;
+use hindsight_cpu_indexer::parameters::IndexParameters;
+use hindsight_cpu_indexer::replay::{ReplayPolicy, Trace, replay};
+use hindsight_protocol::geometry::KvDtype;
+use safetensors::tensor::{Dtype, TensorView};
+
+const LAYERS: usize = 2;
+const HEADS: usize = 4;
+const KV_HEADS: usize = 2;
+const DIM: usize = 16;
+const PROMPT: usize = 400;
+const STEPS: usize = 6;
+const PROMPT_QUERIES: usize = 8;
+
+/// A small trace: tensors by name, with shape and elements.
+#[derive(Clone)]
+struct Parts {
+    metadata: HashMap<String, String>,
+    halves: Vec<(&'static str, Vec<usize>, Vec<u8>)>,
+    layers: Vec<u8>,
+}
+
+impl Parts {
+    fn new() -> Self {
+        let mut state = 1_u64;
+        let mut halves = |shape: &[usize]| -> Vec<u8> {
+            (0..shape.iter().product::<usize>())
+                .flat_map(|_| {
+                    state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(99_991);
+                    f16::from_f32((state >> 40) as f32 / (1 << 22) as f32 - 2.0).to_le_bytes()
+                })
+                .collect()
+        };
+        let tokens = PROMPT + STEPS;
+        let shapes = [
+            ("q", vec![STEPS, LAYERS, HEADS, DIM]),
+            ("prompt_q", vec![PROMPT_QUERIES, LAYERS, HEADS, DIM]),
+            ("k", vec![LAYERS, KV_HEADS, tokens, DIM]),
+            ("v", vec![LAYERS, KV_HEADS, tokens, DIM]),
+        ];
+        let metadata = [
+            ("heads", HEADS.to_string()),
+            ("kv_heads", KV_HEADS.to_string()),
+            ("head_dim", DIM.to_string()),
+            ("steps", STEPS.to_string()),
+            ("prompt_tokens", PROMPT.to_string()),
+            ("softmax_scale", "0.25".to_owned()),
+        ];
+        Self {
+            metadata: metadata.map(|(name, value)| (name.to_owned(), value)).into(),
+            halves: shapes.map(|(name, shape)| (name, shape.clone(), halves(&shape))).into(),
+            layers: [2_i32, 7].iter().flat_map(|layer| layer.to_le_bytes()).collect(),
+        }
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        let mut tensors: Vec<(&str, TensorView<'_>)> = self
+            .halves
+            .iter()
+            .map(|(name, shape, data)| {
+                (*name, TensorView::new(Dtype::F16, shape.clone(), data).unwrap())
+            })
+            .collect();
+        let shape = vec![self.layers.len() / 4];
+        tensors.push(("layers", TensorView::new(Dtype::I32, shape, &self.layers).unwrap()));
+        safetensors::serialize(tensors, Some(self.metadata.clone())).unwrap()
+    }
+}
+
+fn file(name: &str, bytes: &[u8]) -> PathBuf {
+    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+    std::fs::write(&path, bytes).unwrap();
+    path
+}
+
+fn read(name: &str, bytes: &[u8]) -> Result<Trace, String> {
+    Trace::read(&file(name, bytes), 16, KvDtype::F16).map_err(|error| error.to_string())
+}
+
+#[test]
+fn the_exact_policy_is_the_measure() {
+    let trace = read("exact.safetensors", &Parts::new().bytes()).unwrap();
+    let parameters = IndexParameters { top_k: 32, ..Default::default() };
+    let report = replay(&trace, ReplayPolicy::Exact, &parameters).unwrap();
+    assert_eq!((report.recall_mean, report.mass_min), (1.0, 1.0));
+    assert!((report.bytes_share - 1.0).abs() < 1e-9);
+    assert_eq!(report.output_error_mean, report.exact_output_error_mean);
+    assert!(report.block_mass_min >= 1.0);
+}
+
+#[test]
+fn a_budget_of_everything_makes_no_error() {
+    let trace = read("all.safetensors", &Parts::new().bytes()).unwrap();
+    let parameters = IndexParameters { top_k: PROMPT + STEPS, ..Default::default() };
+    for policy in [ReplayPolicy::Exact, ReplayPolicy::Lfps, ReplayPolicy::SlidingWindow] {
+        let report = replay(&trace, policy, &parameters).unwrap();
+        assert!(report.output_error_max < 1e-3, "{}: {}", policy.name(), report.output_error_max);
+        assert_eq!(report.recall_mean, 1.0);
+    }
+}
+
+#[test]
+fn every_policy_replays() {
+    let trace = read("every.safetensors", &Parts::new().bytes()).unwrap();
+    let parameters = IndexParameters { top_k: 32, ..Default::default() };
+    for policy in [ReplayPolicy::Lfps, ReplayPolicy::PageMinMax, ReplayPolicy::SlidingWindow] {
+        let report = replay(&trace, policy, &parameters).unwrap();
+        assert_eq!(report.steps, STEPS);
+        assert!(report.mass_min > 0.0 && report.mass_min <= report.mass_mean);
+        assert!(report.output_error_mean >= 0.0 && report.output_error_max.is_finite());
+    }
+}
+
+#[test]
+fn files_that_are_no_traces_are_refused_by_what_is_wrong() {
+    let whole = Parts::new();
+    let bytes = whole.bytes();
+    let expect = |name: &str, bytes: &[u8], needle: &str| {
+        let message = read(name, bytes).expect_err(name);
+        assert!(message.contains(needle), "{name}: {message}");
+        assert!(message.contains(name), "{name} is not named: {message}");
+    };
+    expect("empty", &[], "not a safetensors file");
+    expect("text", b"In the beginning", "not a safetensors file");
+    expect("cut", &bytes[..bytes.len() - 7], "not a safetensors file");
+
+    let with = |name: &str, value: &str| {
+        let mut parts = whole.clone();
+        parts.metadata.insert(name.to_owned(), value.to_owned());
+        parts.bytes()
+    };
+    expect("heads-none", &with("heads", "0"), "heads is 0");
+    expect("heads-uneven", &with("heads", "3"), "3 query heads cannot be shared");
+    expect("heads-many", &with("heads", "8"), "not F16 of shape");
+    expect("dim-odd", &with("head_dim", "17"), "head_dim is 17");
+    expect("steps-absurd", &with("steps", "99999999999999"), "steps is 99999999999999");
+    expect("steps-text", &with("steps", "many"), "no number");
+    expect("scale-nan", &with("softmax_scale", "NaN"), "softmax_scale is NaN");
+
+    let mut parts = whole.clone();
+    parts.metadata.remove("kv_heads");
+    expect("no-kv-heads", &parts.bytes(), "lacks kv_heads");
+    let mut parts = whole.clone();
+    parts.halves.remove(2);
+    expect("no-keys", &parts.bytes(), "no tensor k");
+    let mut parts = whole.clone();
+    parts.layers.clear();
+    expect("no-layers", &parts.bytes(), "layers");
+    let mut parts = whole.clone();
+    parts.halves[3].2[..2].copy_from_slice(&f16::INFINITY.to_le_bytes());
+    expect("infinite", &parts.bytes(), "no finite number");
+    let missing = PathBuf::from("no-such-trace.safetensors");
+    let message = Trace::read(&missing, 16, KvDtype::F16).unwrap_err().to_string();
+    assert!(message.contains("cannot read no-such-trace.safetensors"), "{message}");
+}

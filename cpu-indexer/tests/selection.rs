@@ -1,0 +1,178 @@
+//! What every selection must be, whatever the policy.
+
+mod synthetic;
+
+use hindsight_cpu_indexer::Index;
+use hindsight_cpu_indexer::kernels::{Isa, Kernels};
+use hindsight_cpu_indexer::parameters::{IndexParameters, Policy, SketchUse};
+use hindsight_cpu_indexer::selection::Selection;
+use hindsight_protocol::geometry::KvDtype;
+use proptest::prelude::*;
+use synthetic::{SCALE, Text};
+
+const PROMPT_QUERIES: usize = 32;
+
+/// An index over the first `prompt` tokens of `text`, seeded if `seeded`.
+fn index(
+    text: &Text,
+    prompt: usize,
+    kernels: Kernels,
+    policy: Policy,
+    parameters: IndexParameters,
+    seeded: bool,
+) -> Index {
+    let geometry = *text.cache.geometry();
+    let parameters = IndexParameters { dense_layers: 0, ..parameters };
+    let tokens = text.cache.tokens();
+    let mut index =
+        Index::with_kernels(kernels, geometry, SCALE, policy, parameters, tokens).unwrap();
+    let view = text.cache.head(0, 0, prompt);
+    index.append(0, 0, view, 0..prompt);
+    if seeded {
+        index.seed(0, 0, view, &text.queries(PROMPT_QUERIES.min(prompt), 3).concat());
+    }
+    index
+}
+
+/// Runs the steps after `prompt`, and gives each selection to `check` with the index and the number of tokens.
+fn run(
+    text: &Text,
+    prompt: usize,
+    index: &mut Index,
+    mut check: impl FnMut(&mut Index, usize, &[f32], &Selection),
+) {
+    let mut out = Selection::default();
+    let steps = text.cache.tokens() - prompt;
+    for (step, queries) in text.queries(steps, 4).iter().enumerate() {
+        let tokens = prompt + step + 1;
+        let view = text.cache.head(0, 0, tokens);
+        index.append(0, 0, view, tokens - 1..tokens);
+        index.select(0, 0, view, queries, &mut out);
+        check(index, tokens, queries, &out);
+    }
+}
+
+fn assert_well_formed(index: &Index, tokens: usize, selection: &Selection) {
+    let zones = index.zones(tokens);
+    let wanted = index.parameters().top_k.min(zones.middle().len());
+    assert_eq!(selection.tokens.len(), wanted);
+    assert!(selection.tokens.is_sorted_by(|a, b| a < b));
+    assert!(selection.tokens.iter().all(|&token| zones.middle().contains(&(token as usize))));
+    assert!(selection.blocks.is_sorted_by(|a, b| a < b));
+    let always = (0..zones.sink).chain(zones.window..zones.tokens);
+    for token in always.chain(selection.tokens.iter().map(|&token| token as usize)) {
+        assert!(selection.blocks.contains(&(token as u32 / 16)), "token {token}");
+    }
+    assert!(selection.blocks.iter().all(|&block| (block as usize) < tokens.div_ceil(16)));
+}
+
+fn any_sketch() -> impl Strategy<Value = SketchUse> {
+    prop_oneof![Just(SketchUse::Never), Just(SketchUse::OnDrift), Just(SketchUse::Always)]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn selections_are_ascending_and_hold_sink_and_window(
+        prompt in 1_usize..700,
+        steps in 1_usize..50,
+        top_k in 1_usize..120,
+        sink in 0_usize..20,
+        window in 1_usize..80,
+        sketch in any_sketch(),
+        slash in prop_oneof![Just(0.0_f32), Just(1.0)],
+        expansion in 0_usize..4,
+        seeded in any::<bool>(),
+        exact in any::<bool>(),
+        seed in any::<u64>(),
+    ) {
+        let text = Text::new(prompt + steps, KvDtype::F16, seed);
+        let parameters =
+            IndexParameters { top_k, sink, window, sketch, slash, expansion, ..Default::default() };
+        let policy = if exact { Policy::Exact } else { Policy::Lfps };
+        let mut index = index(&text, prompt, Kernels::detect(), policy, parameters, seeded);
+        run(&text, prompt, &mut index, |index, tokens, _, selection| {
+            assert_well_formed(index, tokens, selection);
+        });
+    }
+
+    #[test]
+    fn a_budget_of_the_whole_context_selects_every_block(
+        prompt in 1_usize..300,
+        sketch in any_sketch(),
+        exact in any::<bool>(),
+    ) {
+        let text = Text::new(prompt + 8, KvDtype::Bf16, 1);
+        let parameters = IndexParameters { top_k: prompt + 8, sketch, ..Default::default() };
+        let policy = if exact { Policy::Exact } else { Policy::Lfps };
+        let mut index = index(&text, prompt, Kernels::detect(), policy, parameters, true);
+        run(&text, prompt, &mut index, |_, tokens, _, selection| {
+            let all: Vec<u32> = (0..tokens.div_ceil(16) as u32).collect();
+            assert_eq!(selection.blocks, all);
+        });
+    }
+}
+
+/// Mean recall and mass that audits find, and mean bytes read over those of all keys.
+fn quality(parameters: IndexParameters, seeded: bool, kernels: Kernels) -> (f32, f32, f32) {
+    let text = Text::new(2200, KvDtype::F16, 5);
+    let mut index = index(&text, 2000, kernels, Policy::Lfps, parameters, seeded);
+    let (mut recall, mut mass, mut bytes) = (0.0, 0.0, 0.0);
+    run(&text, 2000, &mut index, |index, tokens, queries, selection| {
+        let view = text.cache.head(0, 0, tokens);
+        let audit = index.audit(view, queries, selection);
+        recall += audit.recall / 200.0;
+        mass += audit.mass / 200.0;
+        bytes += selection.effort.bytes() as f32 / (tokens * synthetic::DIM * 2) as f32 / 200.0;
+    });
+    (recall, mass, bytes)
+}
+
+#[test]
+fn lfps_finds_nearly_all_mass_and_reads_a_part_of_the_keys() {
+    let parameters = IndexParameters { top_k: 128, code_bytes: 4, ..Default::default() };
+    let (recall, mass, bytes) = quality(parameters, true, Kernels::detect());
+    assert!(recall > 0.8 && mass > 0.995 && bytes < 0.3, "{recall} {mass} {bytes}");
+}
+
+#[test]
+fn without_a_seed_the_sketch_is_calibrated_on_the_way() {
+    let parameters = IndexParameters { top_k: 128, code_bytes: 4, ..Default::default() };
+    let (recall, mass, bytes) = quality(parameters, false, Kernels::detect());
+    assert!(recall > 0.8 && mass > 0.995 && bytes < 0.45, "{recall} {mass} {bytes}");
+}
+
+#[test]
+fn every_instruction_set_selects_as_well() {
+    let parameters = IndexParameters { top_k: 128, code_bytes: 4, ..Default::default() };
+    let (_, expected, _) = quality(parameters.clone(), true, Kernels::of(Isa::Scalar).unwrap());
+    for kernels in Isa::available().into_iter().filter_map(Kernels::of) {
+        let (_, mass, _) = quality(parameters.clone(), true, kernels);
+        assert!((mass - expected).abs() < 0.002, "{kernels:?}: {mass}, scalar: {expected}");
+    }
+}
+
+#[test]
+fn the_exact_policy_passes_its_own_audit() {
+    let text = Text::new(900, KvDtype::Bf16, 9);
+    let parameters = IndexParameters { top_k: 64, ..Default::default() };
+    let mut index = index(&text, 880, Kernels::detect(), Policy::Exact, parameters, true);
+    run(&text, 880, &mut index, |index, tokens, queries, selection| {
+        let audit = index.audit(text.cache.head(0, 0, tokens), queries, selection);
+        assert_eq!(audit.recall, 1.0);
+        assert!((audit.mass - 1.0).abs() < 1e-6);
+    });
+}
+
+#[test]
+fn dense_layers_attend_to_every_block() {
+    let text = Text::new(500, KvDtype::F16, 2);
+    let parameters = IndexParameters { top_k: 16, dense_layers: 1, ..Default::default() };
+    let geometry = *text.cache.geometry();
+    let mut index = Index::new(geometry, SCALE, Policy::Lfps, parameters, 500).unwrap();
+    let mut out = Selection::default();
+    index.select(0, 0, text.cache.head(0, 0, 500), &text.queries(1, 1)[0], &mut out);
+    assert_eq!(out.blocks.len(), 32);
+    assert!(index.is_dense(0) && !index.is_dense(1));
+}
