@@ -32,9 +32,9 @@ struct Arguments {
     /// Set a parameter, as name=value; may be repeated.
     #[arg(long, value_name = "NAME=VALUE")]
     set: Vec<String>,
-    /// Only lfps, without audits and bandwidth.
+    /// Only this policy, without audits and bandwidth.
     #[arg(long)]
-    only_lfps: bool,
+    only: Option<String>,
     /// Keep keys and values as f16 rather than bfloat16.
     #[arg(long)]
     f16: bool,
@@ -70,27 +70,31 @@ fn main() -> Result<(), Box<dyn Error>> {
             state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (state >> 40) as f32 / (1 << 23) as f32 - 1.0
     };
-    // Rotary pairs are (i, i + 128): half of them are kept. Copies of the text differ by a tenth of noise.
+    // Of the 128 rotary pairs (i, i + 128) the 64 are kept that contribute most to scores; copies of the text differ by a
+    // little noise.
+    let kept: Vec<Vec<usize>> =
+        (0..trace.layers().len()).map(|layer| pairs_that_matter(&trace, layer)).collect();
+    let element = |head: usize, at: usize| kept[layer_of(head)][at % 64] + at / 64 * 128;
     let cache = KvCache::fill(geometry, arguments.context, |_, head, token, key, value| {
         let token = (token + 997 * head) % source;
         let view = trace.cache().head(layer_of(head), 0, source);
         let recorded = view.key(token);
-        for (at, element) in key.iter_mut().enumerate() {
-            let bits = recorded[at % 64 + at / 64 * 128];
-            *element = half::f16::from_bits(bits).to_f32() * (1.0 + 0.1 * noise());
+        for (at, out) in key.iter_mut().enumerate() {
+            let bits = recorded[element(head, at)];
+            *out = half::f16::from_bits(bits).to_f32() * (1.0 + 0.02 * noise());
         }
         value.fill(0.0);
     })?;
     let queries = |step: usize, head: usize| -> Vec<f32> {
         let recorded = trace.queries(step, layer_of(head), 0);
-        recorded.chunks(256).flat_map(|q| (0..DIM).map(|at| q[at % 64 + at / 64 * 128])).collect()
+        recorded.chunks(256).flat_map(|q| (0..DIM).map(|at| q[element(head, at)])).collect()
     };
-    let scale = trace.softmax_scale() * 1.4;
+    let scale = trace.softmax_scale();
     let tokens = arguments.context;
     let heads = arguments.kv_heads as usize;
     let kernels = hindsight_cpu_indexer::kernels::Kernels::detect();
     let plain = vec![1_u16; 1 << 26];
-    for _ in 0..if arguments.only_lfps { 0 } else { 2 } {
+    for _ in 0..if arguments.only.is_some() { 0 } else { 2 } {
         for (name, part) in [
             ("plain", 0),
             ("K and V", 1),
@@ -143,7 +147,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
     }
     for policy in [Policy::Exact, Policy::Lfps] {
-        if arguments.only_lfps && policy == Policy::Exact {
+        if arguments.only.as_ref().is_some_and(|only| *only != policy.to_string()) {
             continue;
         }
         let mut index = Index::new(geometry, scale, policy, parameters.clone(), tokens)?;
@@ -172,7 +176,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                 elapsed = elapsed.min(start.elapsed().as_secs_f64() * 1e6);
                 candidates += out.effort.candidates;
                 bytes += out.effort.bytes();
-                if !arguments.only_lfps || step == 0 {
+                if arguments.only.is_none() || step == 0 {
                     audits.push(index.audit(view, &queries, &out));
                 }
             }
@@ -194,4 +198,35 @@ fn main() -> Result<(), Box<dyn Error>> {
         );
     }
     Ok(())
+}
+
+/// The 64 rotary pairs whose products of queries and keys vary most.
+fn pairs_that_matter(trace: &Trace, layer: usize) -> Vec<usize> {
+    let view = trace.cache().head(layer, 0, trace.cache().tokens());
+    let (mut sum, mut square) = (vec![0.0_f64; 256], vec![0.0_f64; 256]);
+    for token in (0..view.tokens()).step_by(16) {
+        for (at, &bits) in view.key(token).iter().enumerate() {
+            let x = half::f16::from_bits(bits).to_f64();
+            sum[at] += x;
+            square[at] += x * x;
+        }
+    }
+    let count = view.tokens().div_ceil(16) as f64;
+    let mut weight = vec![0.0_f64; 256];
+    for step in 0..trace.steps() {
+        for query in trace.queries(step, layer, 0).chunks(256) {
+            for (at, q) in query.iter().enumerate() {
+                weight[at] += f64::from(q * q) * (square[at] / count - (sum[at] / count).powi(2));
+            }
+        }
+    }
+    let mut pairs: Vec<usize> = (0..128).collect();
+    pairs.sort_by(|&a, &b| (weight[b] + weight[b + 128]).total_cmp(&(weight[a] + weight[a + 128])));
+    let kept: f64 = pairs[..64].iter().map(|&at| weight[at] + weight[at + 128]).sum();
+    println!(
+        "layer {layer}: the pairs kept hold {:.4} of what scores vary by",
+        kept / weight.iter().sum::<f64>()
+    );
+    pairs.truncate(64);
+    pairs
 }

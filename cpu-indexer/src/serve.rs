@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use hindsight_protocol::arena::Arena;
 use hindsight_protocol::control::codec;
 use hindsight_protocol::control::messages::{Failure, FromIndexer, ToIndexer};
-use hindsight_protocol::records::{Reply, Request, SelectedBlock, SelectedHeads};
+use hindsight_protocol::records::{Reply, Request, SelectedBlock};
 use hindsight_protocol::ring::{Patience, Receiver, RingFault, Sender};
 use hindsight_protocol::telemetry::{IndexerCounters, TelemetryPage};
 
@@ -91,7 +91,6 @@ fn listen(mut reader: UnixStream, telemetry: String) -> Arc<AtomicBool> {
 /// What a request may need besides the store; kept so that a step allocates nothing.
 #[derive(Debug, Default)]
 struct Scratch {
-    counts: Vec<u32>,
     blocks: Vec<SelectedBlock>,
     /// One selection per KV head.
     selections: Vec<Selection>,
@@ -200,22 +199,20 @@ impl Indexer<'_> {
     ) -> Result<(), Failure> {
         let began = Instant::now();
         let geometry = *self.arena.geometry();
-        let Scratch { counts, blocks, selections, .. } = &mut self.scratch;
+        let Scratch { blocks, selections, .. } = &mut self.scratch;
         let mut state =
             self.store.layer(sequence, layer, position.saturating_add(1)).map_err(rejected)?;
         let tokens = state.tokens;
         append(&mut state, tokens - 1);
         selections.resize_with(state.residency.len(), Selection::default);
-        counts.clear();
-        blocks.clear();
         let tail = (tokens - 1) / geometry.block_tokens as usize;
         let per_head = query.len() / state.residency.len();
         let counters = self.counters;
-        for (head, selection) in selections.iter_mut().enumerate() {
+        for (kv_head, (head, selection)) in (0..).zip(selections.iter_mut().enumerate()) {
             let view = state.view(head);
             let query = &query[head * per_head..][..per_head];
             state.index.select(state.layer, head, view, query, selection);
-            let before = blocks.len();
+            blocks.clear();
             let mut misses = 0;
             for &block in &selection.blocks {
                 let placed = state.residency[head].place(block);
@@ -224,17 +221,14 @@ impl Indexer<'_> {
                 misses += u64::from(miss);
                 blocks.push(SelectedBlock::new(block, placed.slot, miss));
             }
-            let count = blocks.len() - before;
-            counts.push(u32::try_from(count).map_err(internal)?);
+            let reply = Reply::Selection { sequence, layer, kv_head, position, blocks };
+            send(&mut self.replies, &reply)?;
             counters.miss_blocks.add(misses);
-            counters.hit_blocks.add(count as u64 - misses);
+            counters.hit_blocks.add(blocks.len() as u64 - misses);
             counters.shipped_bytes.add(misses * geometry.block_bytes() as u64);
             count_effort(counters, selection);
         }
-        let heads =
-            SelectedHeads::new(counts, blocks).ok_or_else(|| internal("miscounted blocks"))?;
         counters.select_ns.add(u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX));
-        send(&mut self.replies, &Reply::Selection { sequence, layer, position, heads })?;
         // The worker is busy with the answer: time for a look at how good it was.
         if let Some(head) = self.audit.turn(layer, position, &geometry) {
             let query = &query[head * per_head..][..per_head];

@@ -30,29 +30,35 @@ pub(super) fn score_rows(
 ) {
     let mut ahead = ahead.chunks(ROWS);
     for (batch, column) in rows.chunks(ROWS).zip((0..).step_by(ROWS)) {
-        for row in ahead.next().unwrap_or(&[]) {
-            prefetch(row);
-        }
-        let last = batch.len() - 1;
-        let four = [batch[0], batch[last.min(1)], batch[last.min(2)], batch[last]];
+        let four = four_of(batch);
+        // Once there is nothing to fetch, asking for what is being read anyway costs next to nothing.
+        let mut next = four_of(ahead.next().unwrap_or(batch));
         for first in (0..query.group()).step_by(HEADS) {
             let heads = HEADS.min(query.group() - first);
             let sums = match (dtype, heads) {
-                (KvDtype::F16, 1) => widened::<1>(query, first, four),
-                (KvDtype::F16, 2) => widened::<2>(query, first, four),
-                (KvDtype::F16, 3) => widened::<3>(query, first, four),
-                (KvDtype::F16, _) => widened::<4>(query, first, four),
-                (KvDtype::Bf16, 1) => paired::<1>(query, first, four),
-                (KvDtype::Bf16, 2) => paired::<2>(query, first, four),
-                (KvDtype::Bf16, 3) => paired::<3>(query, first, four),
-                (KvDtype::Bf16, _) => paired::<4>(query, first, four),
+                (KvDtype::F16, 1) => widened::<1>(query, first, four, next),
+                (KvDtype::F16, 2) => widened::<2>(query, first, four, next),
+                (KvDtype::F16, 3) => widened::<3>(query, first, four, next),
+                (KvDtype::F16, _) => widened::<4>(query, first, four, next),
+                (KvDtype::Bf16, 1) => paired::<1>(query, first, four, next),
+                (KvDtype::Bf16, 2) => paired::<2>(query, first, four, next),
+                (KvDtype::Bf16, 3) => paired::<3>(query, first, four, next),
+                (KvDtype::Bf16, _) => paired::<4>(query, first, four, next),
             };
+            next = four;
             for head in 0..heads {
                 out[(first + head) * stride + column..][..batch.len()]
                     .copy_from_slice(&sums[head * ROWS..][..batch.len()]);
             }
         }
     }
+}
+
+/// The rows of `batch`, of which there is at least one; the last fills the gaps.
+#[inline(always)]
+fn four_of<'a>(batch: &[&'a [u16]]) -> [&'a [u16]; ROWS] {
+    let last = batch.len() - 1;
+    [batch[0], batch[last.min(1)], batch[last.min(2)], batch[last]]
 }
 
 /// Scores of [`ROWS`] half-precision keys for `H` heads, [H, ROWS], by widening each key to single precision.
@@ -62,6 +68,7 @@ fn widened<const H: usize>(
     query: &GroupQuery,
     first: usize,
     rows: [&[u16]; ROWS],
+    ahead: [&[u16]; ROWS],
 ) -> [f32; HEADS * ROWS] {
     let dim = query.head_dim();
     let values = &query.values()[first * dim..][..H * dim];
@@ -69,6 +76,9 @@ fn widened<const H: usize>(
     for at in (0..dim).step_by(16) {
         let mut keys = [_mm512_setzero_ps(); ROWS];
         for row in 0..ROWS {
+            if at % 32 == 0 {
+                prefetch(&ahead[row][at..at + 16]);
+            }
             // SAFETY: the dimension is a multiple of 16 and each row has that many elements, so 16 lie behind `at`.
             let halves = unsafe { _mm256_loadu_si256(rows[row].as_ptr().add(at).cast()) };
             keys[row] = _mm512_cvtph_ps(halves);
@@ -92,6 +102,7 @@ fn paired<const H: usize>(
     query: &GroupQuery,
     first: usize,
     rows: [&[u16]; ROWS],
+    ahead: [&[u16]; ROWS],
 ) -> [f32; HEADS * ROWS] {
     let dim = query.head_dim();
     let rounded = &query.rounded()[first * dim..][..H * dim];
@@ -100,6 +111,7 @@ fn paired<const H: usize>(
         let mask: __mmask32 = if dim - at >= 32 { u32::MAX } else { 0xffff };
         let mut keys = [_mm512_setzero_si512(); ROWS];
         for row in 0..ROWS {
+            prefetch(&ahead[row][at..at + 16]);
             // SAFETY: the mask leaves out what lies behind the row's end.
             keys[row] =
                 unsafe { _mm512_maskz_loadu_epi16(mask, rows[row].as_ptr().add(at).cast()) };
@@ -316,36 +328,47 @@ fn joined(a: __m512i, b: __m512i, join: __m512i) -> __m512i {
     _mm512_adds_epu8(larger, _mm512_shuffle_epi8(join, index))
 }
 
-/// The bits of the ranks in `part` (at most 64) that are at least `cut`.
+/// The bits of the 64 ranks in `part` that are at least `cut`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-fn at_least(part: &[u8], cut: __m512i) -> u64 {
-    let mask = if part.len() >= 64 { u64::MAX } else { (1 << part.len()) - 1 };
-    // SAFETY: the mask leaves out what lies behind the slice's end.
-    let ranks = unsafe { _mm512_maskz_loadu_epi8(mask, part.as_ptr().cast()) };
-    _mm512_mask_cmpge_epu8_mask(mask, ranks, cut)
+fn at_least(part: &[u8; 64], cut: __m512i) -> u64 {
+    // SAFETY: the part has 64 bytes.
+    let ranks = unsafe { _mm512_loadu_si512(part.as_ptr().cast()) };
+    _mm512_cmpge_epu8_mask(ranks, cut)
 }
 
 #[target_feature(enable = "avx512f,avx512bw,popcnt")]
 pub(super) fn count_at_least(ranks: &[u8], cut: u8) -> usize {
+    let (parts, tail) = ranks.as_chunks::<64>();
+    let mut count = scalar::count_at_least(tail, cut);
     let cut = _mm512_set1_epi8(cut.cast_signed());
-    let mut count = 0;
-    for part in ranks.chunks(64) {
+    let fours = parts.chunks_exact(4);
+    for part in fours.remainder() {
         count += at_least(part, cut).count_ones() as usize;
     }
-    count
+    let mut counts = [0; 4];
+    for four in fours {
+        for at in 0..4 {
+            counts[at] += at_least(&four[at], cut).count_ones() as usize;
+        }
+    }
+    count + counts[0] + counts[1] + counts[2] + counts[3]
 }
 
 #[target_feature(enable = "avx512f,avx512bw,bmi1")]
 pub(super) fn collect_at_least(ranks: &[u8], cut: u8, first: u32, out: &mut Vec<u32>) {
-    let cut = _mm512_set1_epi8(cut.cast_signed());
-    for (part, first) in ranks.chunks(64).zip((first..).step_by(64)) {
-        let mut bits = at_least(part, cut);
+    let (parts, tail) = ranks.as_chunks::<64>();
+    let wide = _mm512_set1_epi8(cut.cast_signed());
+    let mut at = first;
+    for part in parts {
+        let mut bits = at_least(part, wide);
         while bits != 0 {
-            out.push(first + bits.trailing_zeros());
+            out.push(at + bits.trailing_zeros());
             bits &= bits - 1;
         }
+        at += 64;
     }
+    scalar::collect_at_least(tail, cut, at, out);
 }
 
 /// The bits of the weights in `part` (at most 16) that are not below `floor`.
@@ -361,11 +384,18 @@ fn not_below(part: &[f32], floor: __m512) -> u16 {
 #[target_feature(enable = "avx512f,popcnt")]
 pub(super) fn count_not_below(weights: &[f32], floor: f32) -> usize {
     let floor = _mm512_set1_ps(floor);
+    let fours = weights.chunks_exact(64);
     let mut count = 0;
-    for part in weights.chunks(16) {
+    for part in fours.remainder().chunks(16) {
         count += not_below(part, floor).count_ones() as usize;
     }
-    count
+    let mut counts = [0; 4];
+    for four in fours {
+        for at in 0..4 {
+            counts[at] += not_below(&four[16 * at..16 * (at + 1)], floor).count_ones() as usize;
+        }
+    }
+    count + counts[0] + counts[1] + counts[2] + counts[3]
 }
 
 #[target_feature(enable = "avx512f,bmi1")]

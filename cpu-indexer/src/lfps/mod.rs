@@ -27,7 +27,7 @@ const ANCHORS: usize = 32;
 const FLOOR_MARGIN: f32 = 3.0;
 /// By how much a head's normaliser may rise, as a difference of logarithms, when candidates are scored, before they are
 /// proposed anew.
-const MISJUDGED: f32 = 1.0;
+const MISJUDGED: f32 = 2.0;
 /// Queries that a sketch is calibrated from when no prompt seeded it.
 const QUERIES_TO_CALIBRATE: usize = 32;
 
@@ -43,6 +43,8 @@ pub(crate) struct LfpsHead {
     gaps: Vec<f32>,
     /// Logarithm of the weight of the weakest candidate of the last scan.
     cut: f32,
+    /// Logarithm of the `top_k`-th estimated weight of the last scan.
+    kth: f32,
     /// How far codes were expected to miss scores.
     errors: Usual,
     last_query: Vec<f32>,
@@ -61,6 +63,7 @@ impl LfpsHead {
             strongest: Vec::with_capacity(ANCHORS),
             gaps: vec![0.0; group],
             cut: parameters.weight_floor,
+            kth: parameters.weight_floor,
             errors: Usual::default(),
             last_query: Vec::with_capacity(group * head_dim),
             queries: Vec::new(),
@@ -341,13 +344,16 @@ impl Lfps {
             ranking.ranks[token as usize] = u8::MAX;
         }
         let ranks = &ranking.ranks[zones.middle()];
+        let expected = ranking.rank_of(head.kth);
         let reach = |count: usize| {
-            first_rank(0..u8::MAX, |cut| kernels.count_at_least(ranks, cut) <= count)
+            first_rank_from(expected, |cut| kernels.count_at_least(ranks, cut) <= count)
         };
         let most = parameters.times_top_k(parameters.proposals);
         let lowest = ranking.lowest_rank(query.group(), parameters.weight_floor);
         let margin = ranking.ranks_in(parameters.confidence * ranking.error);
-        let wanted = reach(parameters.top_k).saturating_sub(margin).max(lowest);
+        let kth = reach(parameters.top_k);
+        head.kth = ranking.log_weight_of(kth);
+        let wanted = kth.saturating_sub(margin).max(lowest);
         let cut = if kernels.count_at_least(ranks, wanted) <= most { wanted } else { reach(most) };
         candidates.clear();
         kernels.collect_at_least(ranks, cut, number(zones.sink), candidates);
@@ -472,6 +478,32 @@ fn first_rank(ranks: std::ops::Range<u8>, holds: impl Fn(u8) -> bool) -> u8 {
     low
 }
 
+/// The smallest rank for which `holds`, which must hold for all above it, or the largest rank; quick if it is near
+/// `expected`.
+fn first_rank_from(expected: u8, holds: impl Fn(u8) -> bool) -> u8 {
+    let mut width = 4_u8;
+    if holds(expected) {
+        let mut high = expected;
+        while high > 0 {
+            let low = high.saturating_sub(width);
+            if !holds(low) {
+                return first_rank(low + 1..high, holds);
+            }
+            (high, width) = (low, width.saturating_mul(2));
+        }
+        return 0;
+    }
+    let mut low = expected;
+    while low < u8::MAX {
+        let high = low.saturating_add(width);
+        if high == u8::MAX || holds(high) {
+            return first_rank(low.saturating_add(1)..high, holds);
+        }
+        (low, width) = (high, width.saturating_mul(2));
+    }
+    u8::MAX
+}
+
 /// Selects the `top_k` tokens with the largest ranks, of which fewer reach `cut`; among equals the latest. `reaching`
 /// is memory to work in.
 fn fill(
@@ -498,4 +530,29 @@ fn fill(
 /// Bytes of a key's code that have proved enough.
 fn default_code_bytes(head_dim: usize) -> usize {
     (3 * head_dim / 32).max(8).min(head_dim / 8)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_rank_is_found_from_anywhere() {
+        for first in 0..=u8::MAX {
+            for expected in [0, 1, 17, 128, 254, 255] {
+                let found = first_rank_from(expected, |rank| rank >= first);
+                assert_eq!(found, first, "from {expected}");
+            }
+        }
+        assert_eq!(first_rank_from(9, |_| false), u8::MAX);
+        assert_eq!(first_rank(3..200, |rank| rank >= 90), 90);
+    }
+
+    #[test]
+    fn codes_stay_under_a_twentieth_of_keys_and_values() {
+        for head_dim in (16..=512).step_by(16) {
+            let bytes = default_code_bytes(head_dim);
+            assert!(bytes >= 1 && bytes * 20 <= 2 * 2 * head_dim, "{bytes} for {head_dim}");
+        }
+    }
 }

@@ -94,6 +94,12 @@ impl Ranking {
         to_rank(nothing.max((log_weight - self.floor) / self.unit)).saturating_add(1)
     }
 
+    /// The rank that stands for the logarithm of a share of attention.
+    #[must_use]
+    pub fn rank_of(&self, log_weight: f32) -> u8 {
+        to_rank((log_weight - self.floor) / self.unit)
+    }
+
     /// The number of ranks that make a difference of logarithms.
     #[must_use]
     pub fn ranks_in(&self, difference: f32) -> u8 {
