@@ -29,21 +29,17 @@ pub enum LinkError {
     Silent,
 }
 
-/// The blocks to attend to in one layer, per KV head, in ascending order.
-#[derive(Debug, Default)]
-pub struct Selection {
-    blocks: Vec<SelectedBlock>,
-    /// End of each KV head's blocks.
-    ends: Vec<usize>,
-}
-
-impl Selection {
-    /// Blocks of one KV head.
-    #[must_use]
-    pub fn head(&self, kv_head: usize) -> &[SelectedBlock] {
-        let start = kv_head.checked_sub(1).map_or(0, |before| self.ends[before]);
-        &self.blocks[start..self.ends[kv_head]]
-    }
+/// One KV head of one layer, at the step of one token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// The sequence.
+    pub sequence: u32,
+    /// The layer.
+    pub layer: u32,
+    /// The KV head.
+    pub kv_head: u32,
+    /// Position of the token.
+    pub position: u64,
 }
 
 /// Both rings, seen from the worker.
@@ -51,7 +47,6 @@ impl Selection {
 pub struct IndexerLink<'a> {
     requests: Sender<'a>,
     replies: Receiver<'a>,
-    kv_heads: usize,
     block_tokens: usize,
 }
 
@@ -59,12 +54,10 @@ impl<'a> IndexerLink<'a> {
     /// Takes the worker's ends of the arena's rings.
     #[must_use]
     pub fn new(arena: &'a Arena) -> Self {
-        let geometry = arena.geometry();
         Self {
             requests: arena.query_ring().producer(),
             replies: arena.selection_ring().consumer(),
-            kv_heads: geometry.kv_heads as usize,
-            block_tokens: geometry.block_tokens as usize,
+            block_tokens: arena.geometry().block_tokens as usize,
         }
     }
 
@@ -95,40 +88,30 @@ impl<'a> IndexerLink<'a> {
         })
     }
 
-    /// Asks which blocks the token at `position` attends to in `layer`, and fills `selection`.
+    /// Waits for the blocks that one KV head attends to, after [`Request::Select`] has been sent; KV heads are answered in
+    /// their order. Fills `blocks`.
     ///
-    /// `query` is [heads, head_dim], after RoPE. Nothing of the answer is used before it has been checked: the blocks of
-    /// a head are ascending, exist, and end with the token's own.
+    /// Nothing of the answer is used before it has been checked: blocks are ascending, exist, and end with the token's own.
     ///
     /// # Errors
     /// [`LinkError`].
-    pub fn select(
+    pub fn selection(
         &mut self,
-        sequence: u32,
-        layer: u32,
-        position: u64,
-        query: &[f32],
-        selection: &mut Selection,
+        place: Place,
+        blocks: &mut Vec<SelectedBlock>,
     ) -> Result<(), LinkError> {
-        self.tell(&Request::Select { sequence, layer, position, query })?;
-        let last_block = position / self.block_tokens as u64;
+        let last_block = place.position / self.block_tokens as u64;
         self.reply(|reply| match reply {
-            Reply::Selection { sequence: s, layer: l, position: p, heads }
-                if (s, l, p) == (sequence, layer, position) =>
+            Reply::Selection { sequence, layer, kv_head, position, blocks: selected }
+                if place == (Place { sequence, layer, kv_head, position }) =>
             {
-                selection.blocks.clear();
-                selection.ends.clear();
-                for head in heads.iter() {
-                    check_blocks(head, last_block)?;
-                    selection.blocks.extend_from_slice(head);
-                    selection.ends.push(selection.blocks.len());
-                }
+                check_blocks(selected, last_block)?;
+                blocks.clear();
+                blocks.extend_from_slice(selected);
                 Ok(())
             }
             Reply::Refused(refusal) => Err(refusal.into()),
-            other => Err(LinkError::Answer(format!(
-                "asked about layer {layer} at {position}, got {other:?}"
-            ))),
+            other => Err(LinkError::Answer(format!("asked about {place:?}, got {other:?}"))),
         })
     }
 
@@ -139,7 +122,7 @@ impl<'a> IndexerLink<'a> {
         let since = Instant::now();
         loop {
             if let Some(record) = self.replies.receive(Patience::default())? {
-                return take(Reply::decode(record, self.kv_heads)?);
+                return take(Reply::decode(record)?);
             }
             if since.elapsed() > SILENCE {
                 return Err(LinkError::Silent);
@@ -162,7 +145,6 @@ fn check_blocks(blocks: &[SelectedBlock], last_block: u64) -> Result<(), LinkErr
 mod tests {
     use hindsight_protocol::arena::ArenaConfig;
     use hindsight_protocol::geometry::{Geometry, KvDtype};
-    use hindsight_protocol::records::SelectedHeads;
 
     use super::*;
 
@@ -179,38 +161,38 @@ mod tests {
             .unwrap()
     }
 
-    /// What the worker makes of an indexer that answers its question with `blocks` for the first head and block 3 for
-    /// the second, at position 63.
-    fn selected(blocks: &[u32], answered_layer: u32) -> Result<Vec<usize>, LinkError> {
+    const PLACE: Place = Place { sequence: 0, layer: 1, kv_head: 1, position: 63 };
+
+    /// What the worker makes of an indexer that answers about `answered` with `blocks` when asked about [`PLACE`].
+    fn selected(blocks: &[u32], answered: Place) -> Result<usize, LinkError> {
         let arena = arena();
         let blocks: Vec<_> =
-            blocks.iter().chain(&[3]).map(|&block| SelectedBlock::new(block, 0, false)).collect();
-        let count = u32::try_from(blocks.len()).unwrap() - 1;
-        let counts = [count, 1];
-        let heads = SelectedHeads::new(&counts, &blocks).unwrap();
-        let (layer, position) = (answered_layer, 63);
-        Reply::Selection { sequence: 0, layer, position, heads }
+            blocks.iter().map(|&block| SelectedBlock::new(block, 0, false)).collect();
+        let Place { sequence, layer, kv_head, position } = answered;
+        Reply::Selection { sequence, layer, kv_head, position, blocks: &blocks }
             .encode(|parts| arena.selection_ring().producer().send(parts, Patience::default()))
             .unwrap();
-        let mut selection = Selection::default();
-        IndexerLink::new(&arena).select(0, 1, 63, &[0.0; 32], &mut selection)?;
-        Ok((0..2).map(|head| selection.head(head).len()).collect())
+        let mut selection = Vec::new();
+        IndexerLink::new(&arena).selection(PLACE, &mut selection)?;
+        Ok(selection.len())
     }
 
     #[test]
     fn a_sound_answer_is_taken() {
-        assert_eq!(selected(&[0, 2, 3], 1), Ok(vec![3, 1]));
+        assert_eq!(selected(&[0, 2, 3], PLACE), Ok(3));
     }
 
     #[test]
     fn an_answer_that_would_read_beyond_the_text_or_miss_the_token_is_refused() {
         for blocks in [&[0, 4][..], &[0, 3, 3], &[3, 2], &[0, 2], &[]] {
-            assert!(matches!(selected(blocks, 1), Err(LinkError::Answer(_))), "{blocks:?}");
+            assert!(matches!(selected(blocks, PLACE), Err(LinkError::Answer(_))), "{blocks:?}");
         }
     }
 
     #[test]
     fn an_answer_to_another_question_is_refused() {
-        assert!(matches!(selected(&[3], 0), Err(LinkError::Answer(_))));
+        for answered in [Place { layer: 0, ..PLACE }, Place { kv_head: 0, ..PLACE }] {
+            assert!(matches!(selected(&[3], answered), Err(LinkError::Answer(_))));
+        }
     }
 }

@@ -91,11 +91,9 @@ pub(crate) const fn query_bytes(geometry: &Geometry) -> usize {
     size_of::<Header>() + geometry.heads as usize * geometry.head_dim as usize * size_of::<f32>()
 }
 
-/// Bytes of the longest reply: a header, a count per KV head, and the blocks of each.
-pub(crate) fn selection_bytes(geometry: &Geometry, max_blocks: u32) -> Option<usize> {
-    let per_head = (max_blocks as usize).checked_mul(size_of::<SelectedBlock>())?;
-    let heads = geometry.kv_heads as usize;
-    heads.checked_mul(per_head.checked_add(size_of::<u32>())?)?.checked_add(size_of::<Header>() + 8)
+/// Bytes of the longest reply: a header and the blocks of one KV head.
+pub(crate) fn selection_bytes(max_blocks: u32) -> Option<usize> {
+    (max_blocks as usize).checked_mul(size_of::<SelectedBlock>())?.checked_add(size_of::<Header>())
 }
 
 /// What the worker asks of the indexer.
@@ -146,7 +144,8 @@ pub enum Request<'a> {
         /// Its queries after RoPE: [heads, head_dim].
         query: &'a [f32],
     },
-    /// A decode step's query; the token's key and value are in the arena. Answered by [`Reply::Selection`].
+    /// A decode step's query; the token's key and value are in the arena. Answered by a [`Reply::Selection`] for each KV
+    /// head, in their order.
     Select {
         /// The sequence.
         sequence: u32,
@@ -264,16 +263,18 @@ pub enum Reply<'a> {
     Done,
     /// The request could not be carried out.
     Refused(Refusal),
-    /// The blocks to attend to, for one layer of one step.
+    /// The blocks that one KV head attends to, in one layer of one step.
     Selection {
         /// The sequence.
         sequence: u32,
         /// The layer.
         layer: u32,
+        /// The KV head.
+        kv_head: u32,
         /// Position of the token whose query was asked.
         position: u64,
-        /// Blocks of each KV head, ascending.
-        heads: SelectedHeads<'a>,
+        /// Its blocks, ascending.
+        blocks: &'a [SelectedBlock],
     },
 }
 
@@ -307,32 +308,6 @@ const ARENA_FULL: u32 = 1;
 const NO_MEMORY: u32 = 2;
 const INVALID: u32 = 3;
 
-/// The blocks of each KV head, in one run.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct SelectedHeads<'a> {
-    counts: &'a [u32],
-    blocks: &'a [SelectedBlock],
-}
-
-impl<'a> SelectedHeads<'a> {
-    /// `counts[h]` blocks for KV head `h`, one head after the other in `blocks`; `None` if the counts do not add up.
-    #[must_use]
-    pub fn new(counts: &'a [u32], blocks: &'a [SelectedBlock]) -> Option<Self> {
-        let total = counts.iter().map(|&count| u64::from(count)).sum::<u64>();
-        (total == blocks.len() as u64).then_some(Self { counts, blocks })
-    }
-
-    /// The blocks, one slice per KV head.
-    pub fn iter(&self) -> impl Iterator<Item = &'a [SelectedBlock]> + use<'a> {
-        let mut rest = self.blocks;
-        self.counts.iter().map(move |&count| {
-            let (head, tail) = rest.split_at(count as usize);
-            rest = tail;
-            head
-        })
-    }
-}
-
 impl<'a> Reply<'a> {
     /// Encodes the record and hands its parts to `send`.
     pub fn encode<R>(&self, send: impl FnOnce(&[&[u8]]) -> R) -> R {
@@ -346,11 +321,9 @@ impl<'a> Reply<'a> {
                 };
                 send(&[header(REFUSED, 0, 0, code, first, second).as_bytes()])
             }
-            Self::Selection { sequence, layer, position, heads } => {
-                let count =
-                    u32::try_from(heads.counts.len()).expect("KV heads number at most 1024");
-                let header = header(SELECTION, sequence, layer, count, position, 0);
-                send(&[header.as_bytes(), heads.counts.as_bytes(), heads.blocks.as_bytes()])
+            Self::Selection { sequence, layer, kv_head, position, blocks } => {
+                let header = header(SELECTION, sequence, layer, kv_head, position, 0);
+                send(&[header.as_bytes(), blocks.as_bytes()])
             }
         }
     }
@@ -359,7 +332,7 @@ impl<'a> Reply<'a> {
     ///
     /// # Errors
     /// [`RecordError`].
-    pub fn decode(record: &'a [u8], kv_heads: usize) -> Result<Self, RecordError> {
+    pub fn decode(record: &'a [u8]) -> Result<Self, RecordError> {
         let length = record.len();
         let bad_length = || RecordError::Length { length };
         let (header, payload) = Header::read_from_prefix(record).map_err(|_| bad_length())?;
@@ -375,14 +348,9 @@ impl<'a> Reply<'a> {
                 }
             })),
             SELECTION => {
-                if detail as usize != kv_heads {
-                    return Err(RecordError::Field { field: "KV heads", value: detail.into() });
-                }
-                let (counts, rest) = <[u32]>::ref_from_prefix_with_elems(payload, kv_heads)
-                    .map_err(|_| bad_length())?;
-                let blocks = <[SelectedBlock]>::ref_from_bytes(rest).map_err(|_| bad_length())?;
-                let heads = SelectedHeads::new(counts, blocks).ok_or_else(bad_length)?;
-                Ok(Self::Selection { sequence, layer, position, heads })
+                let blocks =
+                    <[SelectedBlock]>::ref_from_bytes(payload).map_err(|_| bad_length())?;
+                Ok(Self::Selection { sequence, layer, kv_head: detail, position, blocks })
             }
             kind => Err(RecordError::Kind(kind)),
         }
@@ -439,28 +407,19 @@ mod tests {
             SelectedBlock::new(9, 6, true),
             SelectedBlock::new(0, 0, true),
         ];
-        let heads = SelectedHeads::new(&[2, 0, 1], &blocks).unwrap();
         let refusal = Refusal::ArenaFull { asked: 9, available: 8 };
         let replies = [
             Reply::Done,
             Reply::Refused(refusal),
-            Reply::Selection { sequence: 1, layer: 2, position: 3, heads },
+            Reply::Selection { sequence: 1, layer: 2, kv_head: 7, position: 3, blocks: &blocks },
+            Reply::Selection { sequence: 1, layer: 2, kv_head: 7, position: 3, blocks: &[] },
         ];
         for reply in replies {
             reply.encode(|parts| {
-                with_copy(parts, |record| assert_eq!(Reply::decode(record, 3), Ok(reply)));
+                with_copy(parts, |record| assert_eq!(Reply::decode(record), Ok(reply)));
             });
         }
-        let per_head: Vec<_> = heads.iter().map(<[_]>::len).collect();
-        assert_eq!(per_head, [2, 0, 1]);
         assert!(blocks[1].is_miss() && blocks[1].slot() == 6);
-    }
-
-    #[test]
-    fn counts_that_do_not_add_up_are_refused() {
-        let block = SelectedBlock::new(0, 0, false);
-        assert!(SelectedHeads::new(&[1, 1], &[block]).is_none());
-        assert!(SelectedHeads::new(&[u32::MAX, u32::MAX], &[block]).is_none());
     }
 
     proptest! {
@@ -469,10 +428,10 @@ mod tests {
         fn any_bytes_decode_or_fail(bytes in prop::collection::vec(any::<u8>(), 0..128), kind in 0..8_u32) {
             with_copy(&[&kind.to_le_bytes(), &bytes], |record| {
                 let _ = Request::decode(record, 4);
-                let _ = Reply::decode(record, 3);
+                let _ = Reply::decode(record);
             });
             with_copy(&[&(kind + 0x100).to_le_bytes(), &bytes], |record| {
-                let _ = Reply::decode(record, 3);
+                let _ = Reply::decode(record);
             });
         }
     }

@@ -1,19 +1,17 @@
 //! Attention over the arena: keys and values go in, the blocks that the policy names are attended in place.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use candle_core::{Device, Storage, Tensor};
 use hindsight_protocol::arena::{Arena, ArenaError, HeadBlocks, KvWriter, TableError};
-use hindsight_protocol::records::{AttentionPolicy, Request};
+use hindsight_protocol::records::{AttentionPolicy, Request, SelectedBlock};
 use hindsight_protocol::telemetry::WorkerCounters;
-use rayon::iter::{IndexedParallelIterator, IntoParallelRefMutIterator, ParallelIterator};
-use rayon::slice::ParallelSliceMut;
 
 use super::{Attention, AttentionResult};
 use crate::device::cpu::{
     AttentionShape, Block, CpuAttention, DecodeScratch, Prefill, PrefillScratch, ShapeError,
 };
-use crate::link::{IndexerLink, LinkError, Selection};
+use crate::link::{IndexerLink, LinkError, Place};
 use crate::threads::Pools;
 
 /// The sequence that the worker uses: it serves one text at a time.
@@ -71,8 +69,17 @@ pub struct ArenaAttention<'a> {
     phase: Phase,
     pools: &'a Pools,
     prefill_scratch: PrefillScratch,
-    decode_scratch: Vec<(DecodeScratch, Vec<f32>)>,
-    selection: Selection,
+    /// One for each KV head.
+    decode_scratch: Vec<HeadScratch>,
+}
+
+/// Work space of one KV head's decode.
+#[derive(Debug, Default)]
+struct HeadScratch {
+    kernels: DecodeScratch,
+    log_sum_exp: Vec<f32>,
+    /// The blocks that the indexer selected.
+    blocks: Vec<SelectedBlock>,
 }
 
 impl<'a> ArenaAttention<'a> {
@@ -88,7 +95,7 @@ impl<'a> ArenaAttention<'a> {
         let geometry = arena.geometry();
         let group = geometry.group();
         let shape = AttentionShape::new(geometry.head_dim as usize, group, geometry.dtype)?;
-        let scratch = || (DecodeScratch::default(), vec![0.0; group]);
+        let scratch = || HeadScratch { log_sum_exp: vec![0.0; group], ..HeadScratch::default() };
         Ok(Self {
             arena,
             writer: arena.writer()?,
@@ -106,7 +113,6 @@ impl<'a> ArenaAttention<'a> {
             pools,
             prefill_scratch: PrefillScratch::default(),
             decode_scratch: (0..geometry.kv_heads).map(|_| scratch()).collect(),
-            selection: Selection::default(),
         })
     }
 
@@ -232,40 +238,64 @@ impl<'a> ArenaAttention<'a> {
         Ok(())
     }
 
+    /// Attends one token's queries. The indexer answers KV head by KV head: one is attended to while it is at the next.
     fn decode(&mut self, layer: usize, position: usize, q: &[f32]) -> Result<Vec<f32>, LinkError> {
         let selects = self.selects(layer);
         let began = Instant::now();
-        if selects {
-            let (layer, position) = (index(layer), position as u64);
-            self.link.select(SEQUENCE, layer, position, q, &mut self.selection)?;
-            self.counters.waiting_ns.add(nanoseconds(began));
-        }
-        let began = Instant::now();
+        let mut waited = Duration::ZERO;
         let mut out = vec![0.0; q.len()];
         let per_head = q.len() / self.decode_scratch.len();
-        let Self { arena, slabs, selection, kernels, .. } = self;
-        let attend = |head: usize, out: &mut [f32], scratch: &mut (DecodeScratch, Vec<f32>)| {
+        let Self { arena, slabs, link, kernels, decode_scratch, .. } = self;
+        let place = |head| Place {
+            sequence: SEQUENCE,
+            layer: index(layer),
+            kv_head: index(head),
+            position: position as u64,
+        };
+        if selects {
+            let Place { sequence, layer, position, .. } = place(0);
+            link.tell(&Request::Select { sequence, layer, position, query: q })?;
+        }
+        let mut select = |head: usize, blocks: &mut Vec<SelectedBlock>| {
+            let began = Instant::now();
+            let selected = link.selection(place(head), blocks);
+            waited += began.elapsed();
+            selected
+        };
+        let attend = |head: usize, out: &mut [f32], scratch: &mut HeadScratch| {
             let view = arena.head(slabs, layer, head, position + 1);
             let query = &q[head * per_head..][..per_head];
-            let (scratch, lse) = scratch;
+            let HeadScratch { kernels: scratch, log_sum_exp, blocks } = scratch;
             if selects {
-                let blocks = selection.head(head).iter().map(|it| block(view, it.block as usize));
-                kernels.decode(query, blocks, out, lse, scratch);
+                let blocks = blocks.iter().map(|selected| block(view, selected.block as usize));
+                kernels.decode(query, blocks, out, log_sum_exp, scratch);
             } else {
-                kernels.decode(query, all_blocks(view), out, lse, scratch);
+                kernels.decode(query, all_blocks(view), out, log_sum_exp, scratch);
             }
         };
+        let heads = out.chunks_mut(per_head).zip(decode_scratch.iter_mut()).enumerate();
         match self.pools.decode_pool() {
-            Some(pool) => pool.install(|| {
-                let heads = out.par_chunks_mut(per_head).zip(self.decode_scratch.par_iter_mut());
-                heads.enumerate().for_each(|(head, (out, scratch))| attend(head, out, scratch));
-            }),
             None => {
-                let heads = out.chunks_mut(per_head).zip(&mut self.decode_scratch);
-                heads.enumerate().for_each(|(head, (out, scratch))| attend(head, out, scratch));
+                for (head, (out, scratch)) in heads {
+                    if selects {
+                        select(head, &mut scratch.blocks)?;
+                    }
+                    attend(head, out, scratch);
+                }
             }
+            Some(pool) => pool.in_place_scope(|scope| {
+                for (head, (out, scratch)) in heads {
+                    if selects {
+                        select(head, &mut scratch.blocks)?;
+                    }
+                    let attend = &attend;
+                    scope.spawn(move |_| attend(head, out, scratch));
+                }
+                Ok::<(), LinkError>(())
+            })?,
         }
-        self.counters.attention_ns.add(nanoseconds(began));
+        self.counters.waiting_ns.add(nanoseconds(waited));
+        self.counters.attention_ns.add(nanoseconds(began.elapsed().saturating_sub(waited)));
         Ok(out)
     }
 }
@@ -320,6 +350,6 @@ fn index(number: usize) -> u32 {
     u32::try_from(number).expect("arenas hold fewer than 2^32 tokens and layers")
 }
 
-fn nanoseconds(since: Instant) -> u64 {
-    u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX)
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }

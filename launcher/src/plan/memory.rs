@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn meminfo_is_read_in_HumanBytes() {
+    fn meminfo_is_read_in_bytes() {
         let text = "MemTotal:  100 kB\nMemAvailable:      64 kB\n";
         assert_eq!(meminfo(text), Some(65_536));
     }

@@ -27,8 +27,8 @@ const PAGE: usize = 4096;
 const HUGE_PAGE: usize = 2 << 20;
 /// Query records in flight: enough for a burst of prompt queries.
 const QUERY_SLOTS: u32 = 64;
-/// Selection records in flight: the worker waits for each, so few are needed.
-const SELECTION_SLOTS: u32 = 4;
+/// Selection records in flight: the worker attends to one KV head while the indexer is at the next.
+const SELECTION_SLOTS: u32 = 8;
 
 /// What an arena is made for. Everything else follows from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -93,7 +93,7 @@ impl Layout {
         let selection_ring = RingLayout::new(
             query_ring.end(),
             SELECTION_SLOTS,
-            records::selection_bytes(geometry, config.max_selected_blocks)?,
+            records::selection_bytes(config.max_selected_blocks)?,
         )?;
         let tables_offset = align_up(selection_ring.end(), PAGE)?;
         let tables_end = tables_offset.checked_add(table_bytes(slabs)?)?;
