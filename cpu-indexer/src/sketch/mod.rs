@@ -15,7 +15,7 @@ use quantizer::Quantizer;
 pub use ranking::Ranking;
 
 /// Keys that codes are learnt from, at most.
-const SAMPLE: usize = 4096;
+const SAMPLE: usize = 2048;
 /// Groups of keys are added in pairs, as kernels scan two at a time.
 const PADDED: usize = 2 * CODE_GROUP;
 

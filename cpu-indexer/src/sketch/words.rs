@@ -5,7 +5,7 @@ use half::bf16;
 use super::quantizer::position_of_largest;
 use crate::kernels::{CODE_WORDS, Kernels};
 
-const ITERATIONS: usize = 10;
+const ITERATIONS: usize = 6;
 
 /// Code words for `samples` ([n, width]) with the given weights: [`CODE_WORDS`] centres, one after the other.
 pub(super) fn train(kernels: Kernels, samples: &[f32], weights: &[f32], width: usize) -> Vec<f32> {
