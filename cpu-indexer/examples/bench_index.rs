@@ -35,6 +35,9 @@ struct Arguments {
     /// Only this policy, without audits and bandwidth.
     #[arg(long)]
     only: Option<String>,
+    /// Read other memory before each selection, as the other layers' do, so that caches hold nothing of this one's.
+    #[arg(long)]
+    cold: bool,
     /// Keep keys and values as f16 rather than bfloat16.
     #[arg(long)]
     f16: bool,
@@ -161,6 +164,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let seed = start.elapsed();
         let mut times = Vec::new();
         let mut candidates = 0;
+        let mut repaired = 0;
         let mut bytes = 0;
         let mut audits = Vec::new();
         let mut out = Selection::with_capacity(arguments.top_k, tokens);
@@ -170,11 +174,15 @@ fn main() -> Result<(), Box<dyn Error>> {
             for head in 0..heads {
                 let queries = queries((32 + step) % 128, head);
                 let view = cache.head(0, head, tokens);
+                if arguments.cold {
+                    std::hint::black_box(kernels.read(&plain, &[]));
+                }
                 let start = Instant::now();
                 index.append(0, head, view, tokens - 1..tokens);
                 index.select(0, head, view, &queries, &mut out);
                 elapsed = elapsed.min(start.elapsed().as_secs_f64() * 1e6);
                 candidates += out.effort.candidates;
+                repaired += usize::from(out.effort.repaired);
                 bytes += out.effort.bytes();
                 if arguments.only.is_none() || step == 0 {
                     audits.push(index.audit(view, &queries, &out));
@@ -185,12 +193,13 @@ fn main() -> Result<(), Box<dyn Error>> {
         times.sort_by(f64::total_cmp);
         let count = audits.len() as f32;
         println!(
-            "{policy:6} head {:.0} us median of best, {:.0} best; seed {:.0} ms; candidates {}; bytes share {:.4}; recall {:.3} mass {:.4}; \
+            "{policy:6} head {:.0} us median of best, {:.0} best; seed {:.0} ms; candidates {}; repaired {:.3}; bytes share {:.4}; recall {:.3} mass {:.4}; \
              state {:.4}",
             times[times.len() / 2],
             times[0],
             seed.as_secs_f64() * 1e3,
             candidates / arguments.steps / heads,
+            repaired as f64 / (arguments.steps * heads) as f64,
             bytes as f64 / (arguments.steps * heads) as f64 / (tokens * DIM * 2) as f64,
             audits.iter().map(|a| a.recall).sum::<f32>() / count,
             audits.iter().map(|a| a.mass).sum::<f32>() / count,

@@ -234,6 +234,10 @@ pub(super) fn add_exp(scores: &[f32], offset: f32, weights: &mut [f32]) {
     }
 }
 
+/// Bytes of codes between those that are looked up and those that are fetched meanwhile: the processor's own prefetcher
+/// stops at each page.
+const CODES_AHEAD: usize = 4096;
+
 #[target_feature(enable = "avx512f,avx512bw")]
 pub(super) fn scan_codes(
     codes: &[u8],
@@ -244,9 +248,13 @@ pub(super) fn scan_codes(
 ) {
     let subspaces = tables.len() / best.len();
     let group_bytes = subspaces / 2 * CODE_GROUP;
+    let mut ahead = codes.chunks_exact(2 * group_bytes).skip(CODES_AHEAD.div_ceil(2 * group_bytes));
     let mut codes = codes.chunks_exact(2 * group_bytes);
     let mut ranks = ranks.chunks_exact_mut(2 * CODE_GROUP);
     for (codes, ranks) in codes.by_ref().zip(ranks.by_ref()) {
+        for line in ahead.next().unwrap_or(&[]).chunks(64) {
+            _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast());
+        }
         for first in (0..best.len()).step_by(HEADS) {
             let tables = &tables[first * subspaces..];
             match best.len() - first {

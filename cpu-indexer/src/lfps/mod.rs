@@ -529,7 +529,7 @@ fn fill(
 
 /// Bytes of a key's code that have proved enough.
 fn default_code_bytes(head_dim: usize) -> usize {
-    (3 * head_dim / 32).max(8).min(head_dim / 8)
+    (head_dim / 16).max(8).min(head_dim / 8)
 }
 
 #[cfg(test)]
