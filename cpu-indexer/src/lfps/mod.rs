@@ -4,6 +4,7 @@ mod bitmap;
 mod decayed;
 mod deviations;
 mod history;
+mod reach;
 mod usual;
 
 use hindsight_protocol::arena::HeadBlocks;
@@ -19,6 +20,7 @@ use crate::topk;
 use bitmap::Bitmap;
 use deviations::Deviations;
 use history::History;
+use reach::{fill, first_rank_from};
 use usual::Usual;
 
 /// Tokens of the last selection that are scored first, to learn how the heads of a group share their attention.
@@ -464,69 +466,6 @@ fn drift(last: &[f32], query: &GroupQuery) -> f32 {
     cosines.sum::<f32>() / query.group() as f32
 }
 
-/// The smallest rank in `ranks` for which `holds`, which must hold for all above it; the end if there is none.
-fn first_rank(ranks: std::ops::Range<u8>, holds: impl Fn(u8) -> bool) -> u8 {
-    let (mut low, mut high) = (ranks.start, ranks.end.max(ranks.start));
-    while low < high {
-        let middle = low + (high - low) / 2;
-        if holds(middle) {
-            high = middle;
-        } else {
-            low = middle + 1;
-        }
-    }
-    low
-}
-
-/// The smallest rank for which `holds`, which must hold for all above it, or the largest rank; quick if it is near
-/// `expected`.
-fn first_rank_from(expected: u8, holds: impl Fn(u8) -> bool) -> u8 {
-    let mut width = 4_u8;
-    if holds(expected) {
-        let mut high = expected;
-        while high > 0 {
-            let low = high.saturating_sub(width);
-            if !holds(low) {
-                return first_rank(low + 1..high, holds);
-            }
-            (high, width) = (low, width.saturating_mul(2));
-        }
-        return 0;
-    }
-    let mut low = expected;
-    while low < u8::MAX {
-        let high = low.saturating_add(width);
-        if high == u8::MAX || holds(high) {
-            return first_rank(low.saturating_add(1)..high, holds);
-        }
-        (low, width) = (high, width.saturating_mul(2));
-    }
-    u8::MAX
-}
-
-/// Selects the `top_k` tokens with the largest ranks, of which fewer reach `cut`; among equals the latest. `reaching`
-/// is memory to work in.
-fn fill(
-    kernels: Kernels,
-    ranks: &[u8],
-    cut: u8,
-    first: usize,
-    top_k: usize,
-    reaching: &mut Vec<u32>,
-    out: &mut Vec<u32>,
-) {
-    let too_few = |cut: u8| kernels.count_at_least(ranks, cut) < top_k;
-    let weakest = first_rank(0..cut, too_few).saturating_sub(1);
-    reaching.clear();
-    kernels.collect_at_least(ranks, weakest, number(first), reaching);
-    let mut surplus = reaching.len().saturating_sub(top_k);
-    out.extend(reaching.iter().filter(|&&token| {
-        let spare = surplus > 0 && ranks[token as usize - first] == weakest;
-        surplus -= usize::from(spare);
-        !spare
-    }));
-}
-
 /// Bytes of a key's code that have proved enough.
 fn default_code_bytes(head_dim: usize) -> usize {
     (head_dim / 16).max(8).min(head_dim / 8)
@@ -535,18 +474,6 @@ fn default_code_bytes(head_dim: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_first_rank_is_found_from_anywhere() {
-        for first in 0..=u8::MAX {
-            for expected in [0, 1, 17, 128, 254, 255] {
-                let found = first_rank_from(expected, |rank| rank >= first);
-                assert_eq!(found, first, "from {expected}");
-            }
-        }
-        assert_eq!(first_rank_from(9, |_| false), u8::MAX);
-        assert_eq!(first_rank(3..200, |rank| rank >= 90), 90);
-    }
 
     #[test]
     fn codes_stay_under_a_twentieth_of_keys_and_values() {
