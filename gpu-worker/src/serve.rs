@@ -27,7 +27,7 @@ struct Start {
     model: std::path::PathBuf,
     threads: Threads,
     dense_layers: u32,
-    seed_queries: u32,
+    prompt_queries: u32,
     telemetry: String,
 }
 
@@ -56,14 +56,14 @@ fn serve(control: &mut UnixStream, arena: OwnedFd) -> Result<(), Failure> {
         decode_threads,
         decode_cores,
         dense_layers,
-        seed_queries,
+        prompt_queries,
         telemetry,
     } = message
     else {
         return Err(internal("the first message is not a start"));
     };
     let threads = Threads { prefill: prefill_threads, decode: decode_threads, decode_cores };
-    let start = Start { model, threads, dense_layers, seed_queries, telemetry };
+    let start = Start { model, threads, dense_layers, prompt_queries, telemetry };
     let cancelled = Arc::new(AtomicBool::new(false));
     let reader = control.try_clone().map_err(internal)?;
     let requests = listen(reader, start.telemetry.clone(), Arc::clone(&cancelled));
@@ -120,7 +120,7 @@ fn work(
         counters,
         capacity,
         start.dense_layers as usize,
-        start.seed_queries as usize,
+        start.prompt_queries as usize,
     );
     codec::write(control, &FromWorker::Ready).map_err(internal)?;
     while let Ok(request) = requests.recv() {

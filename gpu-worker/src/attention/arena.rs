@@ -52,8 +52,8 @@ pub struct Plan {
     pub top_k: u32,
     /// Layers, from the first, that attend to every key whatever the policy.
     pub dense_layers: usize,
-    /// How many of the last prompt queries the indexer learns from.
-    pub seed_queries: usize,
+    /// How many of the last prompt queries the indexer is shown.
+    pub prompt_queries: usize,
 }
 
 /// Attention of one sequence whose keys and values live in the arena.
@@ -107,7 +107,7 @@ impl<'a> ArenaAttention<'a> {
                 policy: AttentionPolicy::Full,
                 top_k: 0,
                 dense_layers: 0,
-                seed_queries: 0,
+                prompt_queries: 0,
             },
             phase: Phase::Decode,
             pools,
@@ -224,7 +224,7 @@ impl<'a> ArenaAttention<'a> {
         let position = start as u64;
         self.link.tell(&Request::Appended { sequence, layer, position, tokens: tokens as u64 })?;
         let width = q.len() / tokens;
-        let first_seed = prompt_tokens.saturating_sub(self.plan.seed_queries);
+        let first_seed = prompt_tokens.saturating_sub(self.plan.prompt_queries);
         for position in first_seed.max(start)..start + tokens {
             let row = position - start;
             self.link.tell(&Request::Seed {

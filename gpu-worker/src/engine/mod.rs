@@ -66,7 +66,7 @@ pub struct Engine<'a> {
     /// Tokens that the arena holds.
     capacity: usize,
     dense_layers: usize,
-    seed_queries: usize,
+    prompt_queries: usize,
 }
 
 impl<'a> Engine<'a> {
@@ -79,9 +79,9 @@ impl<'a> Engine<'a> {
         counters: &'a WorkerCounters,
         capacity: usize,
         dense_layers: usize,
-        seed_queries: usize,
+        prompt_queries: usize,
     ) -> Self {
-        Self { model, attention, pools, counters, capacity, dense_layers, seed_queries }
+        Self { model, attention, pools, counters, capacity, dense_layers, prompt_queries }
     }
 
     /// Reads the prompt and decodes until a stop token, the token limit, the end of the context, or `cancelled`.
@@ -100,7 +100,7 @@ impl<'a> Engine<'a> {
             policy: request.policy,
             top_k: request.top_k,
             dense_layers: self.dense_layers,
-            seed_queries: self.seed_queries,
+            prompt_queries: self.prompt_queries,
         };
         let prompt_tokens = request.prompt.len();
         let room = prompt_tokens.saturating_add(request.max_tokens as usize).min(self.capacity);

@@ -4,6 +4,7 @@ pub mod child;
 pub mod index_arguments;
 mod interrupt;
 pub mod pull;
+pub mod replay;
 pub mod run;
 
 use clap::{Parser, Subcommand};
@@ -33,6 +34,7 @@ Exit codes:
 enum Command {
     Run(Box<run::RunArguments>),
     Pull(pull::PullArguments),
+    Replay(replay::ReplayArguments),
     /// The process that runs the model; started by the launcher.
     #[command(hide = true)]
     GpuWorker(child::ChildArguments),
@@ -48,6 +50,7 @@ impl Cli {
         match &self.command {
             Command::Run(arguments) => arguments.json(),
             Command::Pull(arguments) => arguments.json,
+            Command::Replay(arguments) => arguments.json,
             Command::GpuWorker(_) | Command::CpuIndexer(_) => false,
         }
     }
@@ -60,6 +63,7 @@ impl Cli {
         match self.command {
             Command::Run(arguments) => run::run(*arguments),
             Command::Pull(arguments) => pull::run(&arguments),
+            Command::Replay(arguments) => replay::run(&arguments),
             Command::GpuWorker(arguments) => {
                 child::run(&arguments, hindsight_gpu_worker::serve::run)
             }

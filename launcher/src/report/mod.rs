@@ -1,4 +1,5 @@
 //! What a run tells its user: numbers for people, numbers for machines.
 
 pub mod progress;
+pub mod replay;
 pub mod run;

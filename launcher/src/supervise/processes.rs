@@ -17,6 +17,10 @@ use crate::plan::CorePlan;
 /// The first indexer of an arena; each successor has the next number.
 const FIRST_EPOCH: u32 = 1;
 
+/// Last prompt queries that the indexer is shown: it calibrates its sketches with them, and the last of them seed the
+/// history.
+const PROMPT_QUERIES: u32 = 64;
+
 /// What the processes are started with.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -84,7 +88,7 @@ impl Processes {
             decode_threads: cores.decode_threads,
             decode_cores: cores.decode_cores,
             dense_layers: count(index.dense_layers),
-            seed_queries: count(index.seed_queries),
+            prompt_queries: PROMPT_QUERIES,
             telemetry: self.telemetry.name().to_owned(),
         };
         self.worker.send(&start).await?;

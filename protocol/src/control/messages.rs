@@ -24,8 +24,8 @@ pub enum ToWorker<Sampling> {
         decode_cores: Vec<u32>,
         /// Layers, from the first, that attend to every key.
         dense_layers: u32,
-        /// How many of the last prompt queries the indexer learns from.
-        seed_queries: u32,
+        /// How many of the last prompt queries the indexer is shown.
+        prompt_queries: u32,
         /// Name of the telemetry page.
         telemetry: String,
     },

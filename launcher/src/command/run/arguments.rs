@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use hindsight_cpu_indexer::parameters::IndexParameters;
 use hindsight_gpu_worker::sampling::SamplingParameters;
 use hindsight_protocol::geometry::KvDtype;
 use hindsight_protocol::records::AttentionPolicy;
@@ -88,23 +87,7 @@ pub struct AttentionArguments {
     #[arg(short, long, value_enum, default_value_t = Attention::Lfps)]
     pub attention: Attention,
 
-    /// Keys that each KV head selects at a step, besides sink and window
-    #[arg(short = 'k', long, default_value_t = IndexParameters::default().top_k)]
-    pub top_k: usize,
-
-    /// First tokens, always attended to
-    #[arg(long, default_value_t = IndexParameters::default().sink)]
-    pub sink: usize,
-
-    /// Last tokens, always attended to
-    #[arg(long, default_value_t = IndexParameters::default().window)]
-    pub window: usize,
-
-    /// First layers that attend to every key, kept on the device
-    #[arg(long, default_value_t = IndexParameters::default().dense_layers)]
-    pub dense_layers: usize,
-
-    /// How LFPS predicts.
+    /// The index's parameters.
     #[command(flatten)]
     pub index: crate::command::index_arguments::IndexArguments,
 }

@@ -14,7 +14,7 @@ use hindsight_protocol::control::messages::{Generate, Generated, StopReason};
 use hindsight_protocol::geometry::Geometry;
 use hindsight_protocol::records::AttentionPolicy;
 
-pub use arguments::{AttentionArguments, RunArguments};
+pub use arguments::RunArguments;
 use arguments::{MachineArguments, PromptArguments};
 use stream::TextStream;
 
@@ -64,7 +64,7 @@ struct Plan {
 async fn answer(arguments: RunArguments) -> Result<(), Error> {
     let mut interrupts = Interrupts::listen()?;
     let quiet = arguments.output.quiet || arguments.output.json;
-    let index = arguments.attention.parameters()?;
+    let index = arguments.attention.index.parameters()?;
     arguments
         .sampling
         .parameters()

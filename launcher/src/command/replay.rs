@@ -1,0 +1,91 @@
+//! `hindsight replay`: run the index over recorded attention.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use hindsight_cpu_indexer::replay::{ReplayPolicy, ReplayReport, Trace, replay};
+
+use super::index_arguments::IndexArguments;
+use super::run::arguments::Dtype;
+use crate::error::{Error, Exit};
+use crate::report::replay::table;
+
+/// Run the index over recorded attention, and say how good and how dear its selections are
+///
+/// A trace is a safetensors file with queries, keys and values of real decode steps. The loop is closed: history sees only
+/// what the policy itself selected. Several policies and traces give one table.
+#[derive(Debug, Args)]
+pub struct ReplayArguments {
+    /// Traces
+    #[arg(required = true)]
+    traces: Vec<PathBuf>,
+
+    /// Policies to compare
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "lfps")]
+    policy: Vec<Policy>,
+
+    /// The index's parameters.
+    #[command(flatten)]
+    index: IndexArguments,
+
+    /// Element type of keys and values
+    #[arg(long, value_enum, default_value_t = Dtype::F16)]
+    kv_dtype: Dtype,
+
+    /// Tokens of a KV block: 8, 16, 32 or 64
+    #[arg(long, default_value_t = 16)]
+    block_tokens: u32,
+
+    /// Print JSON: one object per trace and policy
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// How keys are chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Policy {
+    /// The top-k of a scan over every key
+    Exact,
+    /// The top-k among those that past steps and a sketch predict
+    Lfps,
+    /// The blocks whose element-wise bounds promise the largest scores
+    PageMinmax,
+    /// The last tokens
+    SlidingWindow,
+}
+
+impl From<Policy> for ReplayPolicy {
+    fn from(policy: Policy) -> Self {
+        match policy {
+            Policy::Exact => Self::Exact,
+            Policy::Lfps => Self::Lfps,
+            Policy::PageMinmax => Self::PageMinMax,
+            Policy::SlidingWindow => Self::SlidingWindow,
+        }
+    }
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// A file is no trace, or a parameter is out of range.
+#[expect(clippy::print_stdout, reason = "this is the command's output")]
+pub fn run(arguments: &ReplayArguments) -> Result<(), Error> {
+    let parameters = arguments.index.parameters()?;
+    let mut reports: Vec<ReplayReport> = Vec::new();
+    for path in &arguments.traces {
+        let trace = Trace::read(path, arguments.block_tokens, arguments.kv_dtype.into())
+            .map_err(|error| Error::new(Exit::Model, "trace", error))?;
+        for &policy in &arguments.policy {
+            let report = replay(&trace, policy.into(), &parameters)
+                .map_err(|error| Error::new(Exit::Usage, "index_parameters", error))?;
+            reports.push(report);
+        }
+    }
+    if arguments.json {
+        println!("{}", serde_json::to_string(&reports).map_err(Error::internal)?);
+    } else {
+        print!("{}", table(&reports));
+    }
+    Ok(())
+}
