@@ -22,7 +22,7 @@ macro_rules! dispatch {
 }
 
 impl Kernels {
-    /// Scores the keys `rows` (each [head_dim]) into the columns of `scores` from `column` on. Meanwhile as many of the
+    /// Scores the keys `rows` (each `[head_dim]`) into the columns of `scores` from `column` on. Meanwhile as many of the
     /// keys `ahead` are fetched into the caches.
     ///
     /// # Panics
@@ -63,7 +63,7 @@ impl Kernels {
     ///
     /// `codes` holds groups of [`CODE_GROUP`] keys: for each pair of sub-spaces one byte a key, the even sub-space's
     /// code word in the low four bits. `tables` ([group, sub-spaces]) says how far each code word lies below the best
-    /// one of its sub-space, and `best` ([group]) which rank a key has that is best in all of them. Heads are joined by
+    /// one of its sub-space, and `best` (`[group]`) which rank a key has that is best in all of them. Heads are joined by
     /// `join`: the rank of two is the larger, plus `join[min(difference / 4, 15)]`. All sums saturate.
     ///
     /// # Panics

@@ -50,7 +50,7 @@ impl GroupQuery {
         &self.values
     }
 
-    /// The scaled query of one head: [head_dim].
+    /// The scaled query of one head: `[head_dim]`.
     #[must_use]
     pub fn head(&self, head: usize) -> &[f32] {
         &self.values[head * self.head_dim..][..self.head_dim]

@@ -54,13 +54,13 @@ impl Scores {
         self.group
     }
 
-    /// Scores of one head: [len].
+    /// Scores of one head: `[len]`.
     #[must_use]
     pub fn head(&self, head: usize) -> &[f32] {
         &self.values[head * self.capacity..][..self.len]
     }
 
-    /// Scores of one head, to write: [len].
+    /// Scores of one head, to write: `[len]`.
     pub fn head_mut(&mut self, head: usize) -> &mut [f32] {
         &mut self.values[head * self.capacity..][..self.len]
     }

@@ -263,7 +263,7 @@ struct Judge {
     kernels: Kernels,
     query: GroupQuery,
     scores: Scores,
-    /// Softmax weights: [group][tokens].
+    /// Softmax weights: `[group]`[tokens].
     weights: Vec<Vec<f32>>,
 }
 

@@ -6,7 +6,7 @@ use crate::kernels::{CODE_WORDS, Kernels};
 /// in four bits for each sub-space of those directions.
 #[derive(Debug, Clone)]
 pub(super) struct Quantizer {
-    /// Mean key: [head_dim].
+    /// Mean key: `[head_dim]`.
     mean: Vec<f32>,
     /// Directions of keys as bfloat16: [head_dim, width].
     key_map: Vec<u16>,
@@ -70,7 +70,7 @@ impl Quantizer {
         query.iter().zip(&self.mean).map(|(q, m)| q * m).sum()
     }
 
-    /// Writes the code words of `key` ([head_dim]) to `code` ([sub-spaces]). `scratch` holds head_dim + width numbers.
+    /// Writes the code words of `key` (`[head_dim]`) to `code` ([sub-spaces]). `scratch` holds head_dim + width numbers.
     pub(super) fn encode(
         &self,
         kernels: Kernels,
@@ -95,7 +95,7 @@ impl Quantizer {
         }
     }
 
-    /// Writes to `products` ([sub-spaces]) what each code word adds to the score of `query` ([head_dim]), and returns the
+    /// Writes to `products` ([sub-spaces]) what each code word adds to the score of `query` (`[head_dim]`), and returns the
     /// variance with which the sums are expected to miss scores. `scratch` holds width numbers.
     pub(super) fn products(
         &self,

@@ -40,7 +40,7 @@ impl Ranking {
     }
 
     /// Ranks the keys of `sketch` for `query`, given the logarithm of the sum of the exponentials of each head's scores
-    /// (`normalisers`, [group]).
+    /// (`normalisers`, `[group]`).
     pub fn rank(
         &mut self,
         kernels: Kernels,

@@ -158,10 +158,10 @@ mod tests {
         segment.populate(0, 8192).unwrap();
         let mapping = segment.map(0, 8192, Access::Write).unwrap();
         let byte = mapping.range(5000, 1).as_ptr();
-        // SAFETY: the byte lies inside the mapping.
-        unsafe { byte.write(7) };
+        // SAFETY: the byte lies inside the mapping. The kernel changes it behind the compiler's back: hence volatile.
+        unsafe { byte.write_volatile(7) };
         segment.release(4096, 4096).unwrap();
         // SAFETY: as above.
-        assert_eq!(unsafe { byte.read() }, 0);
+        assert_eq!(unsafe { byte.read_volatile() }, 0);
     }
 }

@@ -114,7 +114,7 @@ impl<'a> HeadBlocks<'a> {
         self.part(block, self.block_tokens * self.head_dim)
     }
 
-    /// Key of one token: [head_dim].
+    /// Key of one token: `[head_dim]`.
     ///
     /// # Panics
     /// If `token` is not shown.
@@ -123,7 +123,7 @@ impl<'a> HeadBlocks<'a> {
         self.element_row(token, 0)
     }
 
-    /// Value of one token: [head_dim].
+    /// Value of one token: `[head_dim]`.
     ///
     /// # Panics
     /// If `token` is not shown.

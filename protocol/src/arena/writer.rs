@@ -20,7 +20,7 @@ impl KvWriter {
         Self { mapping, layout }
     }
 
-    /// Stores key and value (each [head_dim], rounded to the arena's element type) of the token at `position` of a
+    /// Stores key and value (each `[head_dim]`, rounded to the arena's element type) of the token at `position` of a
     /// sequence that holds `slabs`.
     ///
     /// The token must not have been published yet: readers rely on published tokens never changing. Returns whether
