@@ -41,18 +41,18 @@ pub fn run(mut control: UnixStream, arena: OwnedFd) -> Result<(), Failure> {
 }
 
 fn start(control: &mut UnixStream, arena: OwnedFd) -> Result<(), Failure> {
-    let Some(message) = codec::read::<Message>(control).map_err(internal)? else {
+    let Some(message) = codec::read::<Message>(control).map_err(Failure::internal)? else {
         return Ok(());
     };
     let ToIndexer::Start { core, epoch, cache_blocks, parameters, telemetry } = message else {
-        return Err(internal("the first message is not a start"));
+        return Err(Failure::internal("the first message is not a start"));
     };
     // Before anything large is allocated: memory comes from the node of the core that touches it first.
-    placement::pin(core).map_err(|error| failure("no_such_core", error))?;
-    let ended = listen(control.try_clone().map_err(internal)?, telemetry.clone());
-    parameters.validate().map_err(|error| failure("index_parameters", error))?;
-    let arena = Arena::attach(arena).map_err(internal)?;
-    let telemetry = TelemetryPage::open(&telemetry).map_err(internal)?;
+    placement::pin(core).map_err(|error| Failure::new("no_such_core", error))?;
+    let ended = listen(control.try_clone().map_err(Failure::internal)?, telemetry.clone());
+    parameters.validate().map_err(|error| Failure::new("index_parameters", error))?;
+    let arena = Arena::attach(arena).map_err(Failure::internal)?;
+    let telemetry = TelemetryPage::open(&telemetry).map_err(Failure::internal)?;
     let ready = FromIndexer::Ready {
         cores: placement::allowed_cores(),
         kernels: Kernels::detect().isa().name().to_owned(),
@@ -65,7 +65,7 @@ fn start(control: &mut UnixStream, arena: OwnedFd) -> Result<(), Failure> {
         scratch: Scratch::default(),
         audit: AuditTurn::default(),
     };
-    codec::write(control, &ready).map_err(internal)?;
+    codec::write(control, &ready).map_err(Failure::internal)?;
     indexer.serve(&mut arena.query_ring().consumer(), &ended)
 }
 
@@ -117,7 +117,7 @@ impl Indexer<'_> {
             let record = requests.receive(Patience::default()).map_err(ring_broken)?;
             let Some(record) = record else { continue };
             let request = Request::decode(record, elements)
-                .map_err(|error| failure("bad_record", format!("the worker sent {error}")))?;
+                .map_err(|error| Failure::new("bad_record", format!("the worker sent {error}")))?;
             self.handle(&request)?;
         }
         Ok(())
@@ -249,7 +249,7 @@ fn send(replies: &mut Sender<'_>, reply: &Reply<'_>) -> Result<(), Failure> {
     let since = Instant::now();
     while !reply.encode(|parts| replies.send(parts, Patience::default())).map_err(ring_broken)? {
         if since.elapsed() > SILENCE {
-            return Err(failure("worker_silent", "the worker does not take its answers"));
+            return Err(Failure::new("worker_silent", "the worker does not take its answers"));
         }
     }
     Ok(())
@@ -273,17 +273,12 @@ fn count_effort(counters: &IndexerCounters, selection: &Selection) {
 }
 
 fn ring_broken(fault: RingFault) -> Failure {
-    failure("ring_broken", format!("the worker broke the ring: {fault}"))
+    Failure::new("ring_broken", format!("the worker broke the ring: {fault}"))
 }
 
 fn rejected(error: StoreError) -> Failure {
-    failure("bad_request", format!("the worker asked for something that is not there: {error}"))
-}
-
-fn failure(kind: &str, message: impl ToString) -> Failure {
-    Failure { kind: kind.to_owned(), message: message.to_string(), hint: String::new() }
-}
-
-fn internal(error: impl ToString) -> Failure {
-    failure("internal", error)
+    Failure::new(
+        "bad_request",
+        format!("the worker asked for something that is not there: {error}"),
+    )
 }

@@ -47,7 +47,7 @@ pub fn run(mut control: UnixStream, arena: OwnedFd) -> Result<(), Failure> {
 }
 
 fn serve(control: &mut UnixStream, arena: OwnedFd) -> Result<(), Failure> {
-    let Some(message) = codec::read::<Message>(control).map_err(internal)? else {
+    let Some(message) = codec::read::<Message>(control).map_err(Failure::internal)? else {
         return Ok(());
     };
     let ToWorker::Start {
@@ -60,12 +60,12 @@ fn serve(control: &mut UnixStream, arena: OwnedFd) -> Result<(), Failure> {
         telemetry,
     } = message
     else {
-        return Err(internal("the first message is not a start"));
+        return Err(Failure::internal("the first message is not a start"));
     };
     let threads = Threads { prefill: prefill_threads, decode: decode_threads, decode_cores };
     let start = Start { model, threads, dense_layers, prompt_queries, telemetry };
     let cancelled = Arc::new(AtomicBool::new(false));
-    let reader = control.try_clone().map_err(internal)?;
+    let reader = control.try_clone().map_err(Failure::internal)?;
     let requests = listen(reader, start.telemetry.clone(), Arc::clone(&cancelled));
     work(control, arena, &start, &requests, &cancelled)
 }
@@ -106,13 +106,14 @@ fn work(
     requests: &Receiver<Generate<SamplingParameters>>,
     cancelled: &AtomicBool,
 ) -> Result<(), Failure> {
-    let arena = Arena::attach(arena).map_err(internal)?;
-    let telemetry = TelemetryPage::open(&start.telemetry).map_err(internal)?;
-    let pools = Pools::new(&start.threads).map_err(internal)?;
+    let arena = Arena::attach(arena).map_err(Failure::internal)?;
+    let telemetry = TelemetryPage::open(&start.telemetry).map_err(Failure::internal)?;
+    let pools = Pools::new(&start.threads).map_err(Failure::internal)?;
     let model = load(&start.model, arena.geometry())?;
     let counters = &telemetry.worker;
-    let attention = ArenaAttention::new(&arena, counters, &pools).map_err(internal)?;
-    let capacity = usize::try_from(arena.layout().config().capacity_tokens).map_err(internal)?;
+    let attention = ArenaAttention::new(&arena, counters, &pools).map_err(Failure::internal)?;
+    let capacity =
+        usize::try_from(arena.layout().config().capacity_tokens).map_err(Failure::internal)?;
     let mut engine = Engine::new(
         &model,
         attention,
@@ -122,7 +123,7 @@ fn work(
         start.dense_layers as usize,
         start.prompt_queries as usize,
     );
-    codec::write(control, &FromWorker::Ready).map_err(internal)?;
+    codec::write(control, &FromWorker::Ready).map_err(Failure::internal)?;
     while let Ok(request) = requests.recv() {
         cancelled.store(false, Ordering::Relaxed);
         let total = request.prompt.len() as u64;
@@ -134,8 +135,8 @@ fn work(
             codec::write(control, &message)
                 .map_err(|error| EngineError::Launcher(error.to_string()))
         });
-        let generated = generated.map_err(|error| failure(error.kind(), error))?;
-        codec::write(control, &FromWorker::Finished(generated)).map_err(internal)?;
+        let generated = generated.map_err(|error| Failure::new(error.kind(), error))?;
+        codec::write(control, &FromWorker::Finished(generated)).map_err(Failure::internal)?;
     }
     Ok(())
 }
@@ -143,7 +144,7 @@ fn work(
 /// Loads the model, which must have the shape that the arena was made for.
 fn load(path: &Path, geometry: &Geometry) -> Result<Transformer, Failure> {
     let model =
-        Transformer::load(path, &Device::Cpu).map_err(|error| failure(error.kind(), error))?;
+        Transformer::load(path, &Device::Cpu).map_err(|error| Failure::new(error.kind(), error))?;
     let ModelConfig { layers, heads, kv_heads, head_dim, .. } = *model.config();
     let found = [layers, heads, kv_heads, head_dim];
     let Geometry { layers, heads, kv_heads, head_dim, .. } = *geometry;
@@ -156,14 +157,6 @@ fn load(path: &Path, geometry: &Geometry) -> Result<Transformer, Failure> {
              {expected:?}",
             path.display(),
         );
-        Err(failure("model_changed", message))
+        Err(Failure::new("model_changed", message))
     }
-}
-
-fn failure(kind: &str, message: impl ToString) -> Failure {
-    Failure { kind: kind.to_owned(), message: message.to_string(), hint: String::new() }
-}
-
-fn internal(error: impl ToString) -> Failure {
-    failure("internal", error)
 }

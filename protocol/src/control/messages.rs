@@ -148,3 +148,17 @@ pub struct Failure {
     /// The way out; may be empty.
     pub hint: String,
 }
+
+impl Failure {
+    /// A failure without a known way out.
+    #[must_use]
+    pub fn new(kind: &str, message: impl ToString) -> Self {
+        Self { kind: kind.to_owned(), message: message.to_string(), hint: String::new() }
+    }
+
+    /// A failure that no user can have caused.
+    #[must_use]
+    pub fn internal(error: impl ToString) -> Self {
+        Self::new("internal", error)
+    }
+}
