@@ -139,28 +139,30 @@ impl<'a> HeadBlocks<'a> {
         // SAFETY: `new` checked that each slab lies inside the mapping, and `first` is among the tokens they hold.
         // Published tokens are not written again, so the slice does not change while it is borrowed.
         unsafe {
-            let start = self.block_pointer(block).add(offset);
+            let start = self.block_of(first).add(offset);
             std::slice::from_raw_parts(start.as_ptr(), rows * self.head_dim)
         }
     }
 
     fn element_row(&self, token: usize, offset: usize) -> &'a [u16] {
         assert!(token < self.tokens, "token {token} of {}", self.tokens);
-        let row = token % self.block_tokens * self.head_dim;
+        let row = (token & (self.block_tokens - 1)) * self.head_dim;
         // SAFETY: as in `part`; the row lies inside the token's block.
         unsafe {
-            let start = self.block_pointer(token / self.block_tokens).add(offset + row);
+            let start = self.block_of(token).add(offset + row);
             std::slice::from_raw_parts(start.as_ptr(), self.head_dim)
         }
     }
 
+    /// Where the block of `token` starts. Found without a division, as it is asked for every key that is scored: block
+    /// sizes and slab sizes are powers of two.
+    ///
     /// # Safety
-    /// `block` must hold at least one shown token.
-    unsafe fn block_pointer(&self, block: usize) -> NonNull<u16> {
-        let per_extent = SLAB_TOKENS / self.block_tokens;
-        let slab = self.slabs[block / per_extent] as usize;
-        let within = block % per_extent * 2 * self.block_tokens * self.head_dim;
-        // SAFETY: the caller's block is shown, so its slab exists and the block lies inside the head's extent of it.
-        unsafe { self.base.add(slab * self.slab_stride + within) }
+    /// `token` must be shown.
+    unsafe fn block_of(&self, token: usize) -> NonNull<u16> {
+        let slab = self.slabs[token / SLAB_TOKENS] as usize;
+        let first = token % SLAB_TOKENS & !(self.block_tokens - 1);
+        // SAFETY: the caller's token is shown, so its slab exists, and its block lies inside the head's extent of it.
+        unsafe { self.base.add(slab * self.slab_stride + first * 2 * self.head_dim) }
     }
 }
