@@ -161,7 +161,7 @@ impl<'a> HeadBlocks<'a> {
     /// `token` must be shown.
     unsafe fn block_of(&self, token: usize) -> NonNull<u16> {
         let slab = self.slabs[token / SLAB_TOKENS] as usize;
-        let first = token % SLAB_TOKENS & !(self.block_tokens - 1);
+        let first = (token % SLAB_TOKENS) & !(self.block_tokens - 1);
         // SAFETY: the caller's token is shown, so its slab exists, and its block lies inside the head's extent of it.
         unsafe { self.base.add(slab * self.slab_stride + first * 2 * self.head_dim) }
     }
