@@ -7,6 +7,7 @@ pub mod gguf;
 pub mod link;
 pub mod matmul;
 pub mod model;
+pub mod record;
 pub mod sampling;
 pub mod serve;
 pub mod threads;

@@ -328,7 +328,10 @@ impl Attention for ArenaAttention<'_> {
 }
 
 /// Lends a CPU tensor's elements.
-fn with_slice<R>(tensor: &Tensor, take: impl FnOnce(&[f32]) -> R) -> candle_core::Result<R> {
+pub(crate) fn with_slice<R>(
+    tensor: &Tensor,
+    take: impl FnOnce(&[f32]) -> R,
+) -> candle_core::Result<R> {
     let (storage, layout) = tensor.storage_and_layout();
     let (Storage::Cpu(storage), Some((start, end))) = (&*storage, layout.contiguous_offsets())
     else {

@@ -12,7 +12,7 @@ use hindsight_gpu_worker::attention::{Attention, AttentionResult};
 use hindsight_gpu_worker::model::{Logits, ModelError, Transformer};
 use proptest::prelude::*;
 
-fn llama() -> Tiny {
+pub(crate) fn llama() -> Tiny {
     Tiny {
         architecture: "llama",
         layers: 2,
@@ -31,11 +31,11 @@ fn qwen2() -> Tiny {
     Tiny { architecture: "qwen2", tied: false, ..llama() }
 }
 
-fn load(path: &Path) -> Transformer {
+pub(crate) fn load(path: &Path) -> Transformer {
     Transformer::load(path, &Device::Cpu).unwrap()
 }
 
-fn prompt(tokens: usize) -> Vec<u32> {
+pub(crate) fn prompt(tokens: usize) -> Vec<u32> {
     (0..tokens as u32).map(|i| i * i * 7 % 319).collect()
 }
 
