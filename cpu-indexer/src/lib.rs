@@ -1,6 +1,7 @@
 //! The index over the KV cache: which keys a query shall attend to.
 
 mod audit;
+pub mod bench;
 mod exact;
 mod index;
 pub mod kernels;

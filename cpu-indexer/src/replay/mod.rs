@@ -8,7 +8,7 @@ mod engine;
 mod report;
 mod trace;
 
-pub use cache::KvCache;
+pub use cache::{CacheError, KvCache};
 pub use engine::{ReplayPolicy, replay};
 pub use report::ReplayReport;
 pub use trace::{Trace, TraceError};

@@ -1,5 +1,6 @@
 //! The command line.
 
+pub mod bench;
 pub mod child;
 pub mod index_arguments;
 mod interrupt;
@@ -35,6 +36,7 @@ enum Command {
     Run(Box<run::RunArguments>),
     Pull(pull::PullArguments),
     Replay(replay::ReplayArguments),
+    Bench(bench::BenchArguments),
     /// The process that runs the model; started by the launcher.
     #[command(hide = true)]
     GpuWorker(child::ChildArguments),
@@ -51,6 +53,7 @@ impl Cli {
             Command::Run(arguments) => arguments.json(),
             Command::Pull(arguments) => arguments.json,
             Command::Replay(arguments) => arguments.json,
+            Command::Bench(arguments) => arguments.json(),
             Command::GpuWorker(_) | Command::CpuIndexer(_) => false,
         }
     }
@@ -64,6 +67,7 @@ impl Cli {
             Command::Run(arguments) => run::run(*arguments),
             Command::Pull(arguments) => pull::run(&arguments),
             Command::Replay(arguments) => replay::run(&arguments),
+            Command::Bench(arguments) => bench::run(&arguments),
             Command::GpuWorker(arguments) => {
                 child::run(&arguments, hindsight_gpu_worker::serve::run)
             }

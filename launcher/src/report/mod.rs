@@ -1,5 +1,6 @@
 //! What a run tells its user: numbers for people, numbers for machines.
 
+pub mod bench;
 pub mod progress;
 pub mod replay;
 pub mod run;

@@ -21,7 +21,7 @@ impl RunProgress {
     }
 
     /// Something of unknown length has begun.
-    pub fn begin(&self, what: &'static str) {
+    pub fn begin(&self, what: impl Into<std::borrow::Cow<'static, str>>) {
         self.bar.set_message(what);
         self.bar.enable_steady_tick(Duration::from_millis(100));
     }

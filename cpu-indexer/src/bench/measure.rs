@@ -1,0 +1,269 @@
+//! Timing the steps.
+
+use std::hint::black_box;
+use std::time::Instant;
+
+use super::bandwidth::MemoryReader;
+use super::report::IndexBenchRow;
+use super::workload::Workload;
+use crate::index::Index;
+use crate::kernels::{GroupQuery, Kernels, Scores};
+use crate::parameters::{IndexParameters, ParameterError, Policy, SketchUse};
+use crate::scan::score_all;
+use crate::selection::Selection;
+
+/// How often steps are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BenchPlan {
+    /// Steps that are not counted, before those that are.
+    pub warm_up: usize,
+    /// How often all steps are taken, from the same start.
+    pub repeats: usize,
+}
+
+/// What a measurement is at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Indexes learn from the prompt.
+    Seeding,
+    /// Steps are timed.
+    Timing,
+}
+
+/// Who is timed. Each takes all its heads' steps in one go, in an order that changes from step to step.
+const EXACT: usize = 0;
+const LFPS: usize = 1;
+const HISTORY: usize = 2;
+const CONTENDERS: usize = 3;
+
+/// Times steps of an exact scan, of LFPS with `parameters`, and of LFPS without codes. No layer is treated as dense,
+/// whatever the parameters say.
+///
+/// Before each contender's turn `reader` empties the caches, as the other layers of a model would.
+///
+/// # Errors
+/// If a parameter is out of range.
+pub fn measure(
+    workload: &Workload,
+    parameters: &IndexParameters,
+    plan: BenchPlan,
+    reader: &mut MemoryReader,
+    progress: &mut dyn FnMut(Stage),
+) -> Result<IndexBenchRow, ParameterError> {
+    progress(Stage::Seeding);
+    let parameters = IndexParameters { dense_layers: 0, ..parameters.clone() };
+    let history = IndexParameters { sketch: SketchUse::Never, ..parameters.clone() };
+    let (geometry, scale) = (workload.shape().geometry(), workload.softmax_scale());
+    let index = |policy, parameters| {
+        Index::new(geometry, scale, policy, parameters, workload.shape().context)
+    };
+    let mut seeded = [
+        index(Policy::Exact, parameters.clone())?,
+        index(Policy::Lfps, parameters.clone())?,
+        index(Policy::Lfps, history)?,
+    ];
+    let mut figures = Figures::default();
+    for (contender, index) in seeded.iter_mut().enumerate() {
+        for head in 0..geometry.kv_heads as usize {
+            let (view, queries) = (workload.prompt(head), workload.prompt_queries(head));
+            let start = Instant::now();
+            index.append(0, head, view, 0..view.tokens());
+            index.seed(0, head, view, queries);
+            if contender == LFPS {
+                figures.seed_ms.push(microseconds(start) / 1e3);
+            }
+        }
+    }
+    progress(Stage::Timing);
+    for _ in 0..plan.repeats {
+        let mut run = Run::new(workload, seeded.clone(), parameters.top_k);
+        for step in 0..workload.steps() {
+            run.step(step, step >= plan.warm_up, reader, &mut figures);
+        }
+        figures.state_bytes = run.indexes[LFPS].state_bytes();
+    }
+    time_scans(workload, plan, reader, &mut figures);
+    Ok(figures.row(workload, parameters.top_k, reader.best()))
+}
+
+/// Everything that is collected.
+#[derive(Debug, Default)]
+struct Figures {
+    times: [Vec<f64>; CONTENDERS],
+    bytes: [Vec<f64>; CONTENDERS],
+    candidates: [Vec<f64>; CONTENDERS],
+    recall: [Vec<f64>; CONTENDERS],
+    mass: [Vec<f64>; CONTENDERS],
+    repaired: Vec<f64>,
+    overlap: Vec<f64>,
+    seed_ms: Vec<f64>,
+    exact_scan: Vec<f64>,
+    key_read: Vec<f64>,
+    state_bytes: usize,
+}
+
+/// One repeat.
+struct Run<'w> {
+    workload: &'w Workload,
+    indexes: [Index; CONTENDERS],
+    /// [contender, KV head]
+    selections: [Vec<Selection>; CONTENDERS],
+    /// The exact selections of the step before, `[KV head]`.
+    last: Vec<Vec<u32>>,
+}
+
+impl<'w> Run<'w> {
+    fn new(workload: &'w Workload, indexes: [Index; CONTENDERS], top_k: usize) -> Self {
+        let heads = workload.shape().kv_heads as usize;
+        let room = Selection::with_capacity(top_k, workload.shape().context);
+        Self {
+            workload,
+            indexes,
+            selections: std::array::from_fn(|_| vec![room.clone(); heads]),
+            last: vec![Vec::new(); heads],
+        }
+    }
+
+    fn step(&mut self, step: usize, counts: bool, reader: &mut MemoryReader, out: &mut Figures) {
+        for turn in 0..CONTENDERS {
+            let contender = (step + turn) % CONTENDERS;
+            reader.read();
+            let index = &mut self.indexes[contender];
+            for (head, selection) in self.selections[contender].iter_mut().enumerate() {
+                let view = self.workload.view(step, head);
+                let queries = self.workload.queries(step, head);
+                let start = Instant::now();
+                index.append(0, head, view, view.tokens() - 1..view.tokens());
+                index.select(0, head, view, queries, selection);
+                let time = microseconds(start);
+                if counts {
+                    out.times[contender].push(time);
+                }
+            }
+        }
+        if counts {
+            self.judge(step, out);
+        }
+        for (last, exact) in self.last.iter_mut().zip(&self.selections[EXACT]) {
+            last.clone_from(&exact.tokens);
+        }
+    }
+
+    fn judge(&mut self, step: usize, out: &mut Figures) {
+        for contender in [LFPS, HISTORY] {
+            for (head, selection) in self.selections[contender].iter().enumerate() {
+                let view = self.workload.view(step, head);
+                let queries = self.workload.queries(step, head);
+                let audit = self.indexes[EXACT].audit(view, queries, selection);
+                out.recall[contender].push(audit.recall.into());
+                out.mass[contender].push(audit.mass.into());
+                out.bytes[contender].push(selection.effort.bytes() as f64);
+                out.candidates[contender].push(selection.effort.candidates as f64);
+            }
+        }
+        let repaired = self.selections[LFPS].iter().map(|selection| selection.effort.repaired);
+        out.repaired.extend(repaired.map(|repaired| f64::from(u8::from(repaired))));
+        for (last, exact) in self.last.iter().zip(&self.selections[EXACT]) {
+            if !last.is_empty() {
+                let common = last.iter().filter(|token| exact.tokens.binary_search(token).is_ok());
+                out.overlap.push(common.count() as f64 / last.len() as f64);
+            }
+        }
+    }
+}
+
+/// Times the scoring of all keys, and the mere reading of them.
+fn time_scans(workload: &Workload, plan: BenchPlan, reader: &mut MemoryReader, out: &mut Figures) {
+    let shape = workload.shape();
+    let kernels = Kernels::detect();
+    let mut query = GroupQuery::new(shape.group as usize, shape.head_dim as usize);
+    let mut scores = Scores::with_capacity(shape.group as usize, shape.context);
+    let step = workload.steps() - 1;
+    for repeat in 0..=plan.repeats {
+        reader.read();
+        for head in 0..shape.kv_heads as usize {
+            query.load(workload.queries(step, head), workload.softmax_scale());
+            let start = Instant::now();
+            score_all(kernels, workload.view(step, head), &query, &mut scores);
+            if repeat > 0 {
+                out.exact_scan.push(microseconds(start));
+            }
+        }
+        reader.read();
+        for head in 0..shape.kv_heads as usize {
+            let view = workload.view(step, head);
+            let start = Instant::now();
+            let last = view.blocks() - 1;
+            let sum = (0..=last).fold(0_u64, |sum, block| {
+                let ahead = view.keys((block + 4).min(last));
+                sum.wrapping_add(kernels.read(view.keys(block), ahead))
+            });
+            black_box(sum);
+            if repeat > 0 {
+                out.key_read.push(microseconds(start));
+            }
+        }
+    }
+}
+
+impl Figures {
+    fn row(mut self, workload: &Workload, top_k: usize, bandwidth: f64) -> IndexBenchRow {
+        let shape = workload.shape();
+        let [exact_us, lfps_us, history_us] =
+            std::array::from_fn(|contender| median(&mut self.times[contender]));
+        let (exact_scan_us, key_read_us) =
+            (median(&mut self.exact_scan), median(&mut self.key_read));
+        let key_bytes = shape.head_dim as usize * hindsight_protocol::geometry::KvDtype::BYTES;
+        let exact_bytes = (shape.context * key_bytes) as f64;
+        let (lfps_bytes, history_bytes) = (mean(&self.bytes[LFPS]), mean(&self.bytes[HISTORY]));
+        let share = |bytes: f64, us: f64| bytes / us * 1e6 / bandwidth;
+        IndexBenchRow {
+            context: shape.context,
+            kv_heads: shape.kv_heads,
+            group: shape.group,
+            head_dim: shape.head_dim,
+            top_k,
+            exact_us,
+            lfps_us,
+            history_us,
+            speedup: exact_us / lfps_us,
+            history_speedup: exact_us / history_us,
+            exact_scan_us,
+            key_read_us,
+            exact_bandwidth_share: share(exact_bytes, exact_us),
+            exact_scan_bandwidth_share: share(exact_bytes, exact_scan_us),
+            key_read_bandwidth_share: share(exact_bytes, key_read_us),
+            lfps_bandwidth_share: share(lfps_bytes, lfps_us),
+            history_bandwidth_share: share(history_bytes, history_us),
+            lfps_bytes,
+            history_bytes,
+            exact_bytes,
+            lfps_candidates: mean(&self.candidates[LFPS]),
+            history_candidates: mean(&self.candidates[HISTORY]),
+            repair_rate: mean(&self.repaired),
+            lfps_recall: mean(&self.recall[LFPS]),
+            lfps_mass: mean(&self.mass[LFPS]),
+            history_recall: mean(&self.recall[HISTORY]),
+            history_mass: mean(&self.mass[HISTORY]),
+            index_state_share: self.state_bytes as f64 / workload.kv_bytes() as f64,
+            seed_ms: median(&mut self.seed_ms),
+            query_cosine_mean: workload.query_cosine_mean(),
+            topk_overlap_mean: mean(&self.overlap),
+        }
+    }
+}
+
+fn microseconds(start: Instant) -> f64 {
+    start.elapsed().as_secs_f64() * 1e6
+}
+
+/// The mean; 0 of nothing.
+fn mean(numbers: &[f64]) -> f64 {
+    numbers.iter().sum::<f64>() / numbers.len().max(1) as f64
+}
+
+/// The median, the upper one of an even number; 0 of nothing.
+pub(super) fn median(numbers: &mut [f64]) -> f64 {
+    numbers.sort_by(f64::total_cmp);
+    numbers.get(numbers.len() / 2).copied().unwrap_or(0.0)
+}

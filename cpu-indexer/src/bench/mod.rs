@@ -1,0 +1,14 @@
+//! How long a step of the index takes, at any shape, over keys and queries that come from recorded attention.
+
+mod bandwidth;
+mod likeness;
+mod measure;
+mod report;
+mod shape;
+mod workload;
+
+pub use bandwidth::MemoryReader;
+pub use measure::{BenchPlan, Stage, measure};
+pub use report::IndexBenchRow;
+pub use shape::BenchShape;
+pub use workload::{Workload, WorkloadError};
