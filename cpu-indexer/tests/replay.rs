@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use half::f16;
 use hindsight_cpu_indexer::parameters::IndexParameters;
-use hindsight_cpu_indexer::replay::{ReplayPolicy, Trace, replay};
+use hindsight_cpu_indexer::replay::{RecordedAttention, ReplayPolicy, Trace, replay};
 use hindsight_protocol::geometry::KvDtype;
 use safetensors::tensor::{Dtype, TensorView};
 
@@ -157,4 +157,63 @@ fn files_that_are_no_traces_are_refused_by_what_is_wrong() {
     let missing = PathBuf::from("no-such-trace.safetensors");
     let message = Trace::read(&missing, 16, KvDtype::F16).unwrap_err().to_string();
     assert!(message.contains("cannot read no-such-trace.safetensors"), "{message}");
+}
+
+/// What was written is what a reader of the format finds, and the same every time.
+#[test]
+fn a_written_trace_is_read_back() {
+    let halves = |count: usize, from: f32| -> Vec<f16> {
+        (0..count).map(|at| f16::from_f32(from + (at % 1000) as f32 / 8.0)).collect()
+    };
+    let tokens = PROMPT + STEPS;
+    let width = LAYERS * HEADS * DIM;
+    let cache = LAYERS * KV_HEADS * tokens * DIM;
+    let (queries, prompt_queries) =
+        (halves(STEPS * width, 1.0), halves(PROMPT_QUERIES * width, 2.0));
+    let (keys, values) = (halves(cache, 3.0), halves(cache, 4.0));
+    let recorded = RecordedAttention {
+        model: "a model",
+        text: "a \"text\"",
+        continuation: "text",
+        rope: "interleaved",
+        softmax_scale: 0.25,
+        heads: HEADS,
+        kv_heads: KV_HEADS,
+        head_dim: DIM,
+        layers: &[2, 7],
+        prompt_tokens: PROMPT,
+        steps: STEPS,
+        queries: &queries,
+        prompt_queries: &prompt_queries,
+        keys: &keys,
+        values: &values,
+    };
+    let mut bytes = Vec::new();
+    recorded.write(&mut bytes).unwrap();
+    let mut again = Vec::new();
+    recorded.write(&mut again).unwrap();
+    assert_eq!(bytes, again);
+
+    let trace = read("written.safetensors", &bytes).unwrap();
+    assert_eq!((trace.prompt_tokens(), trace.steps()), (PROMPT, STEPS));
+    assert_eq!((trace.layers(), trace.softmax_scale()), (&[2, 7][..], 0.25));
+    let group = HEADS / KV_HEADS * DIM;
+    let floats = |halves: &[f16]| halves.iter().map(|half| half.to_f32()).collect::<Vec<_>>();
+    let last_head = floats(&queries[queries.len() - group..]);
+    assert_eq!(trace.queries(STEPS - 1, LAYERS - 1, KV_HEADS - 1), last_head);
+    let of_prompt = trace.last_prompt_queries(0, 1);
+    assert_eq!(of_prompt[..group], floats(&prompt_queries[group..2 * group]));
+    let last = trace.cache().head(LAYERS - 1, KV_HEADS - 1, tokens);
+    let bits = |halves: &[f16]| halves.iter().map(|half| half.to_bits()).collect::<Vec<_>>();
+    assert_eq!(last.key(tokens - 1), bits(&keys[cache - DIM..]));
+    assert_eq!(last.value(0), bits(&values[cache - tokens * DIM..][..DIM]));
+
+    let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
+    let metadata = header.metadata().clone().unwrap();
+    assert_eq!((metadata["model"].as_str(), metadata["text"].as_str()), ("a model", "a \"text\""));
+    assert_eq!(metadata["rope"], "interleaved");
+
+    let short = RecordedAttention { keys: &keys[1..], ..recorded };
+    let problem = short.write(&mut Vec::new()).unwrap_err().to_string();
+    assert!(problem.contains("elements of k"), "{problem}");
 }

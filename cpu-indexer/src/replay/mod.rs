@@ -11,4 +11,4 @@ mod trace;
 pub use cache::{CacheError, KvCache};
 pub use engine::{ReplayPolicy, replay};
 pub use report::ReplayReport;
-pub use trace::{Trace, TraceError};
+pub use trace::{RecordedAttention, Trace, TraceError};

@@ -1,4 +1,4 @@
-//! Recorded attention, read from a safetensors file.
+//! Reading a trace.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -7,8 +7,8 @@ use half::f16;
 use hindsight_protocol::geometry::{Geometry, GeometryError, KvDtype};
 use safetensors::tensor::{Dtype, SafeTensorError, SafeTensors, TensorView};
 
-use super::KvCache;
-use super::cache::CacheError;
+use super::format;
+use crate::replay::cache::{CacheError, KvCache};
 
 /// A trace that cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -96,16 +96,16 @@ impl Trace {
         block_tokens: u32,
         dtype: KvDtype,
     ) -> Result<Self, Problem> {
-        let heads = stated(metadata, "heads")?;
-        let kv_heads = stated(metadata, "kv_heads")?;
-        let head_dim = stated(metadata, "head_dim")?;
-        let steps = stated(metadata, "steps")?;
-        let prompt_tokens = stated(metadata, "prompt_tokens")?;
-        let softmax_scale: f32 = parsed(metadata, "softmax_scale")?;
+        let heads = stated(metadata, format::metadata::HEADS)?;
+        let kv_heads = stated(metadata, format::metadata::KV_HEADS)?;
+        let head_dim = stated(metadata, format::metadata::HEAD_DIM)?;
+        let steps = stated(metadata, format::metadata::STEPS)?;
+        let prompt_tokens = stated(metadata, format::metadata::PROMPT_TOKENS)?;
+        let softmax_scale: f32 = parsed(metadata, format::metadata::SOFTMAX_SCALE)?;
         if !(softmax_scale.is_finite() && softmax_scale > 0.0) {
             return Err(format!("softmax_scale is {softmax_scale}").into());
         }
-        let layer_tensor = tensor(tensors, "layers")?;
+        let layer_tensor = tensor(tensors, format::tensor::LAYERS)?;
         let layers = integers(&layer_tensor)?;
         let geometry = Geometry {
             layers: small(layers.len())?,
@@ -116,18 +116,22 @@ impl Trace {
             dtype,
         };
         geometry.validate()?;
-        let prompt_queries = tensor(tensors, "prompt_q")?.shape().first().copied().unwrap_or(0);
+        let prompt_queries =
+            tensor(tensors, format::tensor::PROMPT_QUERIES)?.shape().first().copied().unwrap_or(0);
         if prompt_queries == 0 || prompt_queries > prompt_tokens {
             return Err(format!("prompt_q has {prompt_queries} of {prompt_tokens} queries").into());
         }
         let tokens = prompt_tokens + steps;
         let row = [layers.len(), heads, head_dim];
-        let queries = halves(tensors, "q", &[steps, row[0], row[1], row[2]])?;
-        let last_prompt_queries =
-            halves(tensors, "prompt_q", &[prompt_queries, row[0], row[1], row[2]])?;
+        let queries = halves(tensors, format::tensor::QUERIES, &[steps, row[0], row[1], row[2]])?;
+        let last_prompt_queries = halves(
+            tensors,
+            format::tensor::PROMPT_QUERIES,
+            &[prompt_queries, row[0], row[1], row[2]],
+        )?;
         let shape = [layers.len(), kv_heads, tokens, head_dim];
-        let keys = halves(tensors, "k", &shape)?;
-        let values = halves(tensors, "v", &shape)?;
+        let keys = halves(tensors, format::tensor::KEYS, &shape)?;
+        let values = halves(tensors, format::tensor::VALUES, &shape)?;
         let cache = KvCache::fill(geometry, tokens, |layer, head, token, key, value| {
             let at = ((layer * kv_heads + head) * tokens + token) * head_dim;
             key.copy_from_slice(&keys[at..at + head_dim]);
