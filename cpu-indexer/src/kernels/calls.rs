@@ -2,7 +2,7 @@
 
 use hindsight_protocol::geometry::KvDtype;
 
-use super::{CODE_GROUP, CODE_WORDS, GroupQuery, Isa, Kernels, Scores, scalar};
+use super::{CODE_GROUP, CODE_WORDS, GroupQuery, Isa, Kernels, LANES, Scores, scalar};
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, avx512};
 
@@ -131,6 +131,42 @@ impl Kernels {
     pub fn add_outer(self, vector: &[f32], scale: f32, matrix: &mut [f32]) {
         assert_eq!(matrix.len(), vector.len() * vector.len());
         dispatch!(self, add_outer(vector, scale, matrix));
+    }
+
+    /// Writes a key less the `mean` to `out`; infinite elements become large finite ones.
+    ///
+    /// # Panics
+    /// If the lengths differ.
+    pub fn centre(self, dtype: KvDtype, row: &[u16], mean: &[f32], out: &mut [f32]) {
+        assert!(row.len() == out.len() && mean.len() == out.len());
+        dispatch!(self, centre(dtype, row, mean, out));
+    }
+
+    /// Writes `Σ matrix[i][j] · points[i]` to `out[j]` for vectors of which each lane is one; `matrix` ([points, out])
+    /// holds bfloat16 words.
+    ///
+    /// # Panics
+    /// If the lengths do not fit each other, or `out` has not a multiple of 8 elements.
+    pub fn project(self, points: &[[f32; LANES]], matrix: &[u16], out: &mut [[f32; LANES]]) {
+        assert_eq!(matrix.len(), points.len() * out.len());
+        assert!(out.len().is_multiple_of(8));
+        dispatch!(self, project(points, matrix, out));
+    }
+
+    /// The code word with the largest `offsets[word] + Σ words[i][word] · points[i]` for each lane, where `words`
+    /// ([points, words]) holds bfloat16 words.
+    ///
+    /// # Panics
+    /// If the lengths do not fit each other.
+    #[must_use]
+    pub fn largest_words(
+        self,
+        points: &[[f32; LANES]],
+        words: &[u16],
+        offsets: &[f32; CODE_WORDS],
+    ) -> [u8; LANES] {
+        assert_eq!(words.len(), points.len() * CODE_WORDS);
+        dispatch!(self, largest_words(points, words, offsets))
     }
 
     /// Reads `words` as fast as memory gives them, and returns the sum (modulo 2^64) of what was read: as many whole

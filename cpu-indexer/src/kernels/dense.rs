@@ -1,6 +1,6 @@
 //! Small dense products, written once and compiled for each instruction set.
 
-use super::CODE_WORDS;
+use super::{CODE_WORDS, LANES};
 
 /// Columns that are summed in registers at once.
 const COLUMNS: usize = 64;
@@ -58,4 +58,80 @@ pub(super) fn add_outer<const FUSED: bool>(vector: &[f32], scale: f32, matrix: &
             *sum = multiply_add::<FUSED>(factor, y, *sum);
         }
     }
+}
+
+/// A half-precision word as `f32`; infinities and what is no number become large finite numbers.
+#[inline(always)]
+fn widen_f16(word: u16) -> f32 {
+    let magnitude = f32::from_bits((u32::from(word) & 0x7fff) << 13);
+    // Exponents of the two types start from −15 and −127.
+    let value = magnitude * f32::from_bits((127 + 127 - 15) << 23);
+    f32::from_bits(value.to_bits() | (u32::from(word) & 0x8000) << 16)
+}
+
+/// Writes `row − mean` to `out`.
+#[inline(always)]
+pub(super) fn centre<const F16: bool>(row: &[u16], mean: &[f32], out: &mut [f32]) {
+    for ((out, &word), mean) in out.iter_mut().zip(row).zip(mean) {
+        *out = if F16 { widen_f16(word) } else { widen(word) } - mean;
+    }
+}
+
+/// Writes `Σ matrix[i][j] · points[i]` to `out[j]`.
+#[inline(always)]
+pub(super) fn project<const FUSED: bool>(
+    points: &[[f32; LANES]],
+    matrix: &[u16],
+    out: &mut [[f32; LANES]],
+) {
+    const COLUMNS: usize = 4;
+    let width = out.len();
+    for (at, out) in out.chunks_exact_mut(COLUMNS).enumerate() {
+        let mut sums = [[0.0; LANES]; COLUMNS];
+        combine_lanes::<FUSED, COLUMNS>(points, &matrix[at * COLUMNS..], width, &mut sums);
+        out.copy_from_slice(&sums);
+    }
+}
+
+/// Adds `Σ matrix[i][j] · points[i]` to `sums[j]`; rows of the matrix are `width` words apart.
+#[inline(always)]
+fn combine_lanes<const FUSED: bool, const N: usize>(
+    points: &[[f32; LANES]],
+    matrix: &[u16],
+    width: usize,
+    sums: &mut [[f32; LANES]; N],
+) {
+    for (point, row) in points.iter().zip(matrix.chunks(width)) {
+        for (sums, &word) in sums.iter_mut().zip(&row[..N]) {
+            let factor = widen(word);
+            for (sum, &x) in sums.iter_mut().zip(point) {
+                *sum = multiply_add::<FUSED>(x, factor, *sum);
+            }
+        }
+    }
+}
+
+/// The code word with the largest `offsets[word] + Σ words[i][word] · points[i]`, for each lane; the first of equal ones.
+#[inline(always)]
+pub(super) fn largest_words<const FUSED: bool>(
+    points: &[[f32; LANES]],
+    words: &[u16],
+    offsets: &[f32; CODE_WORDS],
+) -> [u8; LANES] {
+    const AT_ONCE: usize = 4;
+    let mut best = [f32::NEG_INFINITY; LANES];
+    let mut positions = [0_u32; LANES];
+    for first in (0..CODE_WORDS).step_by(AT_ONCE) {
+        let mut sums: [[f32; LANES]; AT_ONCE] =
+            std::array::from_fn(|word| [offsets[first + word]; LANES]);
+        combine_lanes::<FUSED, AT_ONCE>(points, &words[first..], CODE_WORDS, &mut sums);
+        for (word, sums) in (0..).zip(&sums) {
+            let word = first as u32 + word;
+            for ((best, position), &sum) in best.iter_mut().zip(&mut positions).zip(sums) {
+                *position = if sum > *best { word } else { *position };
+                *best = if sum > *best { sum } else { *best };
+            }
+        }
+    }
+    positions.map(|position| position as u8)
 }

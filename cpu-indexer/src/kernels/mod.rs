@@ -22,6 +22,8 @@ pub use scores::Scores;
 pub const CODE_GROUP: usize = 64;
 /// Code words of a sub-space: four bits of a code.
 pub const CODE_WORDS: usize = 16;
+/// Vectors that are mapped and coded at once: `[[f32; LANES]]` holds one element of each after the other.
+pub const LANES: usize = 16;
 
 /// An instruction set that the kernels are written for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

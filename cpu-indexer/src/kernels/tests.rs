@@ -4,7 +4,7 @@ use half::{bf16, f16};
 use hindsight_protocol::geometry::KvDtype;
 use proptest::prelude::*;
 
-use super::{CODE_GROUP, CODE_WORDS, GroupQuery, Isa, Kernels, Scores, scalar};
+use super::{CODE_GROUP, CODE_WORDS, GroupQuery, Isa, Kernels, LANES, Scores, scalar};
 
 fn vectorised() -> impl Iterator<Item = Kernels> {
     Isa::available().into_iter().filter(|isa| *isa != Isa::Scalar).filter_map(Kernels::of)
@@ -145,6 +145,56 @@ proptest! {
             let mut found = vec![0.5; width * width];
             kernels.add_outer(&start, 0.3, &mut found);
             prop_assert!(outer.iter().zip(&found).all(|(a, b)| (a - b).abs() < 1e-6));
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn vectors_in_lanes_are_mapped_and_coded_alike(
+        rows in 1_usize..20,
+        parts in 1_usize..12,
+        seed in any::<u64>(),
+    ) {
+        let mut random = fastrand(seed);
+        let width = 8 * parts;
+        let points: Vec<[f32; LANES]> =
+            (0..rows).map(|_| std::array::from_fn(|_| random())).collect();
+        let matrix: Vec<u16> =
+            (0..rows * width).map(|_| bf16::from_f32(random()).to_bits()).collect();
+        let mut expected = vec![[0.0; LANES]; width];
+        scalar::project(&points, &matrix, &mut expected);
+        let words = &matrix[..rows * 8].repeat(2);
+        let offsets = std::array::from_fn(|_| random());
+        let largest = scalar::largest_words(&points, words, &offsets);
+        for kernels in vectorised() {
+            let mut found = vec![[9.0; LANES]; width];
+            kernels.project(&points, &matrix, &mut found);
+            let pairs = expected.as_flattened().iter().zip(found.as_flattened());
+            prop_assert!(pairs.into_iter().all(|(a, b)| (a - b).abs() < 1e-5));
+            for (lane, word) in kernels.largest_words(&points, words, &offsets).into_iter().enumerate() {
+                let closeness = |word: u8| offsets[usize::from(word)]
+                    + (0..rows).map(|i| {
+                        let bits = words[i * CODE_WORDS + usize::from(word)];
+                        bf16::from_bits(bits).to_f32() * points[i][lane]
+                    }).sum::<f32>();
+                prop_assert!(closeness(word) > closeness(largest[lane]) - 1e-5);
+            }
+        }
+    }
+}
+
+#[test]
+fn every_finite_element_is_centred_exactly() {
+    let words: Vec<u16> = (0..=u16::MAX).collect();
+    for dtype in [KvDtype::F16, KvDtype::Bf16] {
+        let kept: Vec<u16> =
+            words.iter().copied().filter(|&bits| scalar::widen(dtype, bits).is_finite()).collect();
+        let mut out = vec![0.0; kept.len()];
+        for isa in Isa::available() {
+            Kernels { isa }.centre(dtype, &kept, &vec![0.5; kept.len()], &mut out);
+            let expected = kept.iter().map(|&bits| scalar::widen(dtype, bits) - 0.5);
+            assert!(expected.zip(&out).all(|(expected, found)| expected == *found), "{isa:?}");
         }
     }
 }

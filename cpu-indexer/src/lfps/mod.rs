@@ -15,7 +15,7 @@ use crate::kernels::{GroupQuery, Kernels, Scores};
 use crate::parameters::{IndexParameters, SketchUse};
 use crate::scan::{score_tokens, sum_weights};
 use crate::selection::{Effort, Selection, Zones, number};
-use crate::sketch::{Ranking, Sketch};
+use crate::sketch::{EncodeScratch, Ranking, Sketch};
 use crate::topk;
 use bitmap::Bitmap;
 use deviations::Deviations;
@@ -114,7 +114,7 @@ pub(crate) struct Lfps {
     scores: Scores,
     weights: Vec<f32>,
     narrowed: Vec<f32>,
-    numbers: Vec<f32>,
+    coding: EncodeScratch,
 }
 
 impl Lfps {
@@ -141,15 +141,16 @@ impl Lfps {
             scores: Scores::with_capacity(group, most),
             weights: Vec::with_capacity(most),
             narrowed: Vec::with_capacity(most),
-            numbers: Vec::new(),
+            coding: EncodeScratch::default(),
             parameters,
         }
     }
 
     /// Codes keys that are new in `view`.
     pub(crate) fn append(&mut self, head: &mut LfpsHead, view: HeadBlocks<'_>) {
+        let needed = self.zones(view.tokens()).window;
         if let Some(sketch) = &mut head.sketch {
-            sketch.extend(self.kernels, view, &mut self.numbers);
+            sketch.extend(self.kernels, view, needed, &mut self.coding);
         }
     }
 
@@ -201,7 +202,8 @@ impl Lfps {
         let first = self.parameters.sink.min(view.tokens() - 1);
         let mut sketch =
             Sketch::calibrate(self.kernels, view, first, queries, bytes, self.max_tokens);
-        sketch.extend(self.kernels, view, &mut self.numbers);
+        let needed = self.zones(view.tokens()).window;
+        sketch.extend(self.kernels, view, needed, &mut self.coding);
         self.ranking.prepare(&sketch, self.scores.group());
         head.sketch = Some(sketch);
         head.queries = Vec::new();

@@ -9,8 +9,8 @@ use half::bf16;
 use super::allocation::allocate;
 use super::linear::{cholesky, eigen, solve_transposed};
 use super::quantizer::Quantizer;
-use super::words;
-use crate::kernels::{CODE_WORDS, Kernels};
+use super::words::Samples;
+use crate::kernels::{CODE_WORDS, Kernels, LANES};
 
 /// How much of the queries' moments is replaced by their diagonal. Sampled moments say too little about directions that
 /// few prompt queries had; rotary embeddings turn later queries into just those.
@@ -18,7 +18,8 @@ const DIAGONAL_SHARE: f64 = 0.4;
 /// How much is replaced by the same moment in every direction.
 const ISOTROPIC_SHARE: f64 = 0.15;
 
-/// Learns a quantizer with `subspaces` words a key from sampled `keys` ([n, head_dim]) and `queries` ([m, head_dim]).
+/// Learns a quantizer with `subspaces` words a key from sampled `keys` ([n, head_dim], `n` a multiple
+/// of [`LANES`]) and `queries` ([m, head_dim]).
 pub(super) fn calibrate(
     kernels: Kernels,
     keys: &[f32],
@@ -36,12 +37,13 @@ pub(super) fn calibrate(
         keys.chunks_exact(n).flat_map(|key| key.iter().zip(&mean).map(|(x, m)| x - m)).collect();
 
     let lower = cholesky(&query_moments(kernels, queries, n), n);
+    let points = in_lanes(&centred, n);
     let metric = Map::new(n, n, |row, column| lower[row * n + column]);
-    let weights: Vec<f32> =
-        metric.apply(kernels, &centred).chunks_exact(metric.width).map(norm).collect();
+    let mapped = metric.apply(kernels, &points);
+    let weights: Vec<[f32; LANES]> = mapped.chunks_exact(metric.width).map(norms).collect();
 
     let mut moments = vec![0.0; n * n];
-    for (key, weight) in centred.chunks_exact(n).zip(&weights) {
+    for (key, weight) in centred.chunks_exact(n).zip(weights.as_flattened()) {
         kernels.add_outer(key, *weight, &mut moments);
     }
     let moments: Vec<f64> = moments.iter().map(|&m| f64::from(m) / f64::from(count)).collect();
@@ -55,21 +57,15 @@ pub(super) fn calibrate(
     query_axes.chunks_exact_mut(n).for_each(|axis| solve_transposed(&lower, n, axis));
     let query_map = Map::new(n, rank, |row, axis| query_axes[axis * n + row]);
 
-    let mapped = key_map.apply(kernels, &centred);
+    let mapped = key_map.apply(kernels, &points);
     let mut code_words = Vec::with_capacity(rank * CODE_WORDS);
     let mut errors = Vec::with_capacity(rank);
     let mut start = 0;
     for &end in &ends {
-        let part: Vec<f32> = mapped
-            .chunks_exact(key_map.width)
-            .flat_map(|key| key[start..end].iter().copied())
-            .collect();
-        let centres = words::train(kernels, &part, &weights, end - start);
-        for direction in 0..end - start {
-            let of_word = |word: usize| centres[word * (end - start) + direction];
-            code_words.extend((0..CODE_WORDS).map(|word| bf16::from_f32(of_word(word)).to_bits()));
-        }
-        errors.extend(words::squared_errors(kernels, &part, &centres, end - start));
+        let samples = Samples::new(&mapped, key_map.width, start..end, &weights);
+        let words = samples.train(kernels);
+        errors.extend(samples.squared_errors(kernels, &words));
+        code_words.extend(words.matrix);
         start = end;
     }
     Quantizer::new(mean, key_map.matrix, query_map.matrix, ends, code_words, errors)
@@ -119,8 +115,21 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
-fn norm(vector: &[f32]) -> f32 {
-    vector.iter().map(|x| x * x).sum::<f32>().sqrt()
+/// The lengths of some vectors.
+fn norms(points: &[[f32; LANES]]) -> [f32; LANES] {
+    let mut squares = [0.0; LANES];
+    for elements in points {
+        squares.iter_mut().zip(elements).for_each(|(sum, x)| *sum += x * x);
+    }
+    squares.map(f32::sqrt)
+}
+
+/// Vectors of `n` elements, as many at once as there are lanes: [vectors / lanes, n][lane].
+fn in_lanes(vectors: &[f32], n: usize) -> Vec<[f32; LANES]> {
+    let batches = vectors.chunks_exact(n * LANES);
+    batches
+        .flat_map(|batch| (0..n).map(|at| std::array::from_fn(|lane| batch[lane * n + at])))
+        .collect()
 }
 
 /// A linear map as bfloat16 words: [inputs, width], the width rounded up to whole vectors.
@@ -143,11 +152,12 @@ impl Map {
         Self { inputs, width, matrix }
     }
 
-    fn apply(&self, kernels: Kernels, vectors: &[f32]) -> Vec<f32> {
-        let mut out = vec![0.0; vectors.len() / self.inputs * self.width];
-        for (vector, out) in vectors.chunks_exact(self.inputs).zip(out.chunks_exact_mut(self.width))
+    /// Maps vectors in lanes: [batches, inputs][lane] to [batches, width][lane].
+    fn apply(&self, kernels: Kernels, points: &[[f32; LANES]]) -> Vec<[f32; LANES]> {
+        let mut out = vec![[0.0; LANES]; points.len() / self.inputs * self.width];
+        for (points, out) in points.chunks_exact(self.inputs).zip(out.chunks_exact_mut(self.width))
         {
-            kernels.combine_rows(vector, &self.matrix, out);
+            kernels.project(points, &self.matrix, out);
         }
         out
     }

@@ -10,12 +10,15 @@ mod words;
 use hindsight_protocol::arena::HeadBlocks;
 
 use crate::kernels::scalar::widen;
-use crate::kernels::{CODE_GROUP, Kernels};
+use crate::kernels::{CODE_GROUP, Kernels, LANES};
+pub use quantizer::EncodeScratch;
 use quantizer::Quantizer;
 pub use ranking::Ranking;
 
 /// Keys that codes are learnt from, at most.
 const SAMPLE: usize = 2048;
+/// Code words of a key, at most: two for each byte of the longest code.
+const MOST_WORDS: usize = 2 * 64;
 /// Groups of keys are added in pairs, as kernels scan two at a time.
 const PADDED: usize = 2 * CODE_GROUP;
 
@@ -43,10 +46,14 @@ impl Sketch {
     ) -> Self {
         let head_dim = view.head_dim();
         let subspaces = (2 * code_bytes).min(head_dim);
-        let step = (view.tokens() - first).div_ceil(SAMPLE).max(1);
-        let mut keys = Vec::with_capacity(SAMPLE * head_dim);
-        for token in (first..view.tokens()).step_by(step) {
-            keys.extend(view.key(token).iter().map(|&bits| widen(view.dtype(), bits)));
+        let span = view.tokens() - first;
+        let step = span.div_ceil(SAMPLE).max(1);
+        // Whole vectors of keys: those of a short text are taken more than once.
+        let count = span.div_ceil(step).next_multiple_of(LANES);
+        let mut keys = Vec::with_capacity(count * head_dim);
+        for sampled in 0..count {
+            let key = view.key(first + sampled * step % span);
+            keys.extend(key.iter().map(|&bits| widen(view.dtype(), bits)));
         }
         let quantizer = calibration::calibrate(kernels, &keys, queries, head_dim, subspaces);
         let capacity = max_tokens.next_multiple_of(PADDED) * subspaces / 2;
@@ -77,25 +84,31 @@ impl Sketch {
         self.codes.len() + self.quantizer.bytes()
     }
 
-    /// Codes the keys in `view` that are not coded yet. `scratch` grows to at most a few numbers per key element.
-    pub fn extend(&mut self, kernels: Kernels, view: HeadBlocks<'_>, scratch: &mut Vec<f32>) {
+    /// Codes keys in `view` that are not coded yet: at least those of the tokens before `needed`, and others as soon as
+    /// there are enough of them to be coded at once.
+    pub fn extend(
+        &mut self,
+        kernels: Kernels,
+        view: HeadBlocks<'_>,
+        needed: usize,
+        scratch: &mut EncodeScratch,
+    ) {
         let pairs = self.quantizer.subspaces() / 2;
-        let mut code = [0; 2 * 64];
-        let code = &mut code[..2 * pairs];
-        let needed = view.head_dim() + self.quantizer.width();
-        scratch.resize(needed.max(scratch.len()), 0.0);
-        while self.tokens < view.tokens() {
-            if self.tokens.is_multiple_of(PADDED) {
-                self.codes.resize(self.codes.len() + PADDED * pairs, 0);
+        let mut codes = [[0; LANES]; MOST_WORDS];
+        let codes = &mut codes[..2 * pairs];
+        while self.tokens < needed || self.tokens + LANES <= view.tokens() {
+            let new = self.tokens..(self.tokens + LANES).min(view.tokens());
+            let keys = new.clone().map(|token| view.key(token));
+            self.quantizer.encode(kernels, view.dtype(), keys, scratch, codes);
+            self.tokens = new.end;
+            self.codes.resize(self.padded_tokens() * pairs, 0);
+            for (lane, token) in new.enumerate() {
+                let group = token / CODE_GROUP * CODE_GROUP * pairs;
+                for (pair, words) in codes.chunks_exact(2).enumerate() {
+                    let byte = &mut self.codes[group + pair * CODE_GROUP + token % CODE_GROUP];
+                    *byte = words[0][lane] | words[1][lane] << 4;
+                }
             }
-            let key = view.key(self.tokens).iter().map(|&bits| widen(view.dtype(), bits));
-            self.quantizer.encode(kernels, key, scratch, code);
-            let group = self.tokens / CODE_GROUP * CODE_GROUP * pairs;
-            let lane = self.tokens % CODE_GROUP;
-            for (pair, words) in code.chunks_exact(2).enumerate() {
-                self.codes[group + pair * CODE_GROUP + lane] = words[0] | words[1] << 4;
-            }
-            self.tokens += 1;
         }
     }
 }

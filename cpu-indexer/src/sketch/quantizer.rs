@@ -1,6 +1,16 @@
 //! From keys to codes, and from queries to the tables in which codes are looked up.
 
-use crate::kernels::{CODE_WORDS, Kernels};
+use hindsight_protocol::geometry::KvDtype;
+
+use crate::kernels::{CODE_WORDS, Kernels, LANES};
+
+/// The memory that coding works in.
+#[derive(Debug, Clone, Default)]
+pub struct EncodeScratch {
+    centred: Vec<f32>,
+    points: Vec<[f32; LANES]>,
+    mapped: Vec<[f32; LANES]>,
+}
 
 /// A calibrated product quantizer of one head: keys are centred, mapped to directions that matter to queries, and coded
 /// in four bits for each sub-space of those directions.
@@ -70,27 +80,30 @@ impl Quantizer {
         query.iter().zip(&self.mean).map(|(q, m)| q * m).sum()
     }
 
-    /// Writes the code words of `key` (`[head_dim]`) to `code` ([sub-spaces]). `scratch` holds head_dim + width numbers.
-    pub(super) fn encode(
+    /// Writes the code words of some keys (each `[head_dim]`, at most [`LANES`]) to `codes` ([sub-spaces][key]).
+    pub(super) fn encode<'k>(
         &self,
         kernels: Kernels,
-        key: impl Iterator<Item = f32>,
-        scratch: &mut [f32],
-        code: &mut [u8],
+        dtype: KvDtype,
+        keys: impl Iterator<Item = &'k [u16]>,
+        scratch: &mut EncodeScratch,
+        codes: &mut [[u8; LANES]],
     ) {
-        let (centred, mapped) = scratch.split_at_mut(self.mean.len());
-        for ((centred, key), mean) in centred.iter_mut().zip(key).zip(&self.mean) {
-            *centred = key - mean;
+        let EncodeScratch { centred, points, mapped } = scratch;
+        centred.resize(self.mean.len(), 0.0);
+        points.resize(self.mean.len(), [0.0; LANES]);
+        mapped.resize(self.width(), [0.0; LANES]);
+        for (lane, key) in keys.enumerate().take(LANES) {
+            kernels.centre(dtype, key, &self.mean, centred);
+            for (point, &x) in points.iter_mut().zip(&*centred) {
+                point[lane] = x;
+            }
         }
-        let mapped = &mut mapped[..self.width()];
-        mapped.fill(0.0);
-        kernels.combine_rows(centred, &self.key_map, mapped);
+        kernels.project(points, &self.key_map, mapped);
         let mut start = 0;
-        for ((word, &end), norms) in code.iter_mut().zip(&self.ends).zip(&self.half_norms) {
-            let mut closeness = *norms;
+        for ((codes, &end), norms) in codes.iter_mut().zip(&self.ends).zip(&self.half_norms) {
             let words = &self.words[start * CODE_WORDS..end * CODE_WORDS];
-            kernels.combine_rows(&mapped[start..end], words, &mut closeness);
-            *word = position_of_largest(&closeness);
+            *codes = kernels.largest_words(&mapped[start..end], words, norms);
             start = end;
         }
     }
@@ -116,14 +129,4 @@ impl Quantizer {
         }
         mapped.iter().zip(&self.errors).map(|(q, error)| q * q * error).sum()
     }
-}
-
-pub(super) fn position_of_largest(numbers: &[f32; CODE_WORDS]) -> u8 {
-    let (mut best, mut position) = (numbers[0], 0);
-    for (at, &number) in (0..).zip(numbers) {
-        if number > best {
-            (best, position) = (number, at);
-        }
-    }
-    position
 }
