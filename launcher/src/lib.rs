@@ -2,6 +2,7 @@
 
 pub mod command;
 pub mod error;
+pub mod eval;
 pub mod models;
 pub mod plan;
 pub mod report;
