@@ -7,6 +7,7 @@ mod interrupt;
 pub mod pull;
 pub mod replay;
 pub mod run;
+mod setup;
 
 use clap::{Parser, Subcommand};
 

@@ -1,30 +1,23 @@
 //! `hindsight run`: one prompt, one text.
 
 pub mod arguments;
-mod prompt;
+pub(super) mod prompt;
 mod stream;
 
-use std::path::PathBuf;
-
 use hindsight_cpu_indexer::parameters::IndexParameters;
-use hindsight_cpu_indexer::placement::allowed_cores;
-use hindsight_gpu_worker::model::ModelConfig;
-use hindsight_protocol::arena::ArenaConfig;
 use hindsight_protocol::control::messages::{Generate, Generated, StopReason};
-use hindsight_protocol::geometry::Geometry;
 use hindsight_protocol::records::AttentionPolicy;
 
 pub use arguments::RunArguments;
-use arguments::{MachineArguments, PromptArguments};
+use arguments::{Attention, PromptArguments};
 use stream::TextStream;
 
 use super::interrupt::Interrupts;
 use super::pull::fetch;
+use super::setup::{LocalModel, settings};
 use crate::error::{Error, Exit};
-use crate::models::{
-    ChatTemplate, GgufFile, Message, Role, Specials, TemplateError, Tokenizer, encode_chat,
-};
-use crate::plan::{Context, ContextRequest, CorePlan, CoreRequest, MemoryPlan, available_memory};
+use crate::models::{ChatTemplate, Message, Role, Specials, TemplateError, encode_chat};
+use crate::plan::{Context, ContextRequest};
 use crate::report::progress::RunProgress;
 use crate::report::run::{ProcessReport, RunReport, RunSetting};
 use crate::supervise::{Event, Processes, Settings};
@@ -51,14 +44,10 @@ pub fn run(arguments: RunArguments) -> Result<(), Error> {
 
 /// Everything that is decided before a process is started.
 struct Plan {
-    path: PathBuf,
-    tokenizer: Tokenizer,
+    model: LocalModel,
     prompt: Vec<u32>,
     context: Context,
-    arena: ArenaConfig,
-    cores: CorePlan,
-    cache_blocks: u32,
-    index: IndexParameters,
+    settings: Settings,
 }
 
 async fn answer(arguments: RunArguments) -> Result<(), Error> {
@@ -72,16 +61,10 @@ async fn answer(arguments: RunArguments) -> Result<(), Error> {
         .map_err(|error| Error::new(Exit::Usage, error.kind(), error))?;
     let text = prompt::read(&arguments.prompt)?;
     let path = fetch(&arguments.model, quiet, &mut interrupts).await?;
-    let plan = plan(&arguments, path, &text, index)?;
+    let plan = plan(&arguments, LocalModel::open(path)?, &text, index)?;
     let progress = RunProgress::new(quiet);
     progress.begin("starting the processes and loading the model");
-    let started = Processes::start(Settings {
-        model: plan.path.clone(),
-        arena: plan.arena,
-        cores: plan.cores.clone(),
-        cache_blocks: plan.cache_blocks,
-        index: plan.index.clone(),
-    });
+    let started = Processes::start(plan.settings.clone());
     let mut processes = tokio::select! {
         started = started => started?,
         () = interrupts.next() => return Err(interrupted()),
@@ -119,90 +102,27 @@ fn interrupted() -> Error {
 
 fn plan(
     arguments: &RunArguments,
-    path: PathBuf,
+    model: LocalModel,
     text: &str,
     index: IndexParameters,
 ) -> Result<Plan, Error> {
-    let gguf = GgufFile::open(&path)?;
-    let model = ModelConfig::from_gguf(gguf.content()).map_err(|error| {
-        Error::new(Exit::Model, error.kind(), format!("{}: {error}", path.display()))
-    })?;
-    let tokenizer = Tokenizer::from_gguf(&gguf)?;
-    let prompt = encode(&arguments.prompt, &gguf, &tokenizer, text)?;
+    let prompt = encode(&arguments.prompt, &model, text)?;
     let context = ContextRequest {
         asked: arguments.context,
         prompt_tokens: prompt.len(),
         max_tokens: arguments.max_tokens as usize,
-        trained: model.trained_context,
+        trained: model.config.trained_context,
         beyond_trained: arguments.allow_beyond_trained,
     }
     .decide()?;
-    let geometry = geometry(&model, &arguments.machine)?;
-    let policy = AttentionPolicy::from(arguments.attention.attention);
-    let model_bytes = std::fs::metadata(&path).map_err(Error::internal)?.len();
-    let tokens = context.tokens as u64;
-    MemoryPlan { model_bytes, token_bytes: geometry.token_bytes() as u64, tokens }
-        .check(available_memory())?;
-    let cores = CoreRequest {
-        threads: arguments.machine.threads,
-        indexer_core: arguments.machine.indexer_core,
-        allowed: allowed_cores(),
-        indexer_selects: policy != AttentionPolicy::Full,
-    }
-    .decide()?;
-    let selected = selected_blocks(&index, &geometry, context.tokens);
-    let arena = ArenaConfig {
-        geometry,
-        capacity_tokens: tokens,
-        max_selected_blocks: u32::try_from(selected).map_err(Error::internal)?,
-    };
-    let cache_blocks = cache_blocks(selected, geometry.blocks(context.tokens));
-    Ok(Plan {
-        path,
-        tokenizer,
-        prompt,
-        context,
-        arena,
-        cores,
-        cache_blocks: u32::try_from(cache_blocks).map_err(Error::internal)?,
-        index,
-    })
-}
-
-/// The most blocks that a KV head attends to at one step: one for each selected key, and those of sink and window.
-fn selected_blocks(index: &IndexParameters, geometry: &Geometry, context: usize) -> usize {
-    let IndexParameters { top_k, sink, window, .. } = *index;
-    let always = geometry.blocks(sink) + geometry.blocks(window) + 1;
-    geometry.blocks(context).min(top_k.saturating_add(always))
-}
-
-/// Blocks per head of the worker's cache: twice what a step may attend to, so that few of them come and go from step to
-/// step, but never more than half of the context unless a single step needs it.
-fn cache_blocks(selected: usize, context_blocks: usize) -> usize {
-    (2 * selected).min(context_blocks / 2).max(selected)
-}
-
-fn geometry(model: &ModelConfig, machine: &MachineArguments) -> Result<Geometry, Error> {
-    let number = |value: usize| u32::try_from(value).map_err(Error::internal);
-    let geometry = Geometry {
-        layers: number(model.layers)?,
-        heads: number(model.heads)?,
-        kv_heads: number(model.kv_heads)?,
-        head_dim: number(model.head_dim)?,
-        block_tokens: machine.block_tokens,
-        dtype: machine.kv_dtype.into(),
-    };
-    geometry.validate().map_err(|error| Error::new(Exit::Usage, "geometry", error))?;
-    Ok(geometry)
+    let selects = arguments.attention.attention != Attention::Full;
+    let settings = settings(&model, &arguments.machine, index, context.tokens, selects)?;
+    Ok(Plan { model, prompt, context, settings })
 }
 
 /// Turns the prompt's text into tokens, in the model's chat template unless the user wants it raw.
-fn encode(
-    arguments: &PromptArguments,
-    gguf: &GgufFile,
-    tokenizer: &Tokenizer,
-    text: &str,
-) -> Result<Vec<u32>, Error> {
+fn encode(arguments: &PromptArguments, model: &LocalModel, text: &str) -> Result<Vec<u32>, Error> {
+    let LocalModel { gguf, tokenizer, .. } = model;
     let template = match &arguments.chat_template {
         _ if arguments.raw => None,
         Some(path) => Some(ChatTemplate::from_file(path, gguf)?),
@@ -237,14 +157,14 @@ async fn generate(
     let request = Generate {
         prompt: plan.prompt.clone(),
         max_tokens: arguments.max_tokens,
-        stop: plan.tokenizer.stop_ids().to_vec(),
+        stop: plan.model.tokenizer.stop_ids().to_vec(),
         policy: arguments.attention.attention.into(),
-        top_k: u32::try_from(plan.index.top_k).map_err(Error::internal)?,
+        top_k: u32::try_from(plan.settings.index.top_k).map_err(Error::internal)?,
         sampling: arguments.sampling.parameters(),
     };
     processes.generate(request).await?;
     let mut stream = TextStream::new(!arguments.output.json);
-    let mut pieces = plan.tokenizer.stream();
+    let mut pieces = plan.model.tokenizer.stream();
     let mut tokens = Vec::new();
     let mut cancelling = false;
     loop {
@@ -279,9 +199,9 @@ async fn generate(
 }
 
 fn setting(arguments: &RunArguments, plan: &Plan, processes: &Processes) -> RunSetting {
-    let geometry = plan.arena.geometry;
+    let geometry = plan.settings.arena.geometry;
     let layers = geometry.layers as usize;
-    let dense = plan.index.dense_layers.min(layers);
+    let dense = plan.settings.index.dense_layers.min(layers);
     let policy = AttentionPolicy::from(arguments.attention.attention);
     let heads = (layers - dense) * geometry.kv_heads as usize;
     let cached = if policy == AttentionPolicy::Full { 0 } else { heads };
@@ -289,12 +209,13 @@ fn setting(arguments: &RunArguments, plan: &Plan, processes: &Processes) -> RunS
     RunSetting {
         model: arguments.model.clone(),
         attention: policy,
-        top_k: plan.index.top_k,
+        top_k: plan.settings.index.top_k,
         context: plan.context.tokens,
         prompt_tokens: plan.prompt.len(),
         token_bytes,
         dense_token_bytes: token_bytes / layers as u64 * dense as u64,
-        cache_bytes: (cached * geometry.block_bytes()) as u64 * u64::from(plan.cache_blocks),
+        cache_bytes: (cached * geometry.block_bytes()) as u64
+            * u64::from(plan.settings.cache_blocks),
         indexer_cores: processes.indexer_cores().to_vec(),
         processes: processes
             .pids()

@@ -1,0 +1,101 @@
+//! What is decided about model and machine before a process is started.
+
+use std::path::PathBuf;
+
+use hindsight_cpu_indexer::parameters::IndexParameters;
+use hindsight_cpu_indexer::placement::allowed_cores;
+use hindsight_gpu_worker::model::ModelConfig;
+use hindsight_protocol::arena::ArenaConfig;
+use hindsight_protocol::geometry::Geometry;
+
+use super::run::arguments::MachineArguments;
+use crate::error::{Error, Exit};
+use crate::models::{GgufFile, Tokenizer};
+use crate::plan::{CoreRequest, MemoryPlan, available_memory};
+use crate::supervise::Settings;
+
+/// A model file on this machine.
+#[derive(Debug)]
+pub(super) struct LocalModel {
+    pub(super) path: PathBuf,
+    pub(super) gguf: GgufFile,
+    pub(super) config: ModelConfig,
+    pub(super) tokenizer: Tokenizer,
+}
+
+impl LocalModel {
+    /// Reads what the file says of the model, but not its weights.
+    ///
+    /// # Errors
+    /// The file is no model that can be used.
+    pub(super) fn open(path: PathBuf) -> Result<Self, Error> {
+        let gguf = GgufFile::open(&path)?;
+        let config = ModelConfig::from_gguf(gguf.content()).map_err(|error| {
+            Error::new(Exit::Model, error.kind(), format!("{}: {error}", path.display()))
+        })?;
+        let tokenizer = Tokenizer::from_gguf(&gguf)?;
+        Ok(Self { path, gguf, config, tokenizer })
+    }
+}
+
+/// What the processes are started with, to hold `tokens` tokens. The indexer has a core of its own if it `selects`.
+///
+/// # Errors
+/// Cores or memory that were asked for cannot be had.
+pub(super) fn settings(
+    model: &LocalModel,
+    machine: &MachineArguments,
+    index: IndexParameters,
+    tokens: usize,
+    selects: bool,
+) -> Result<Settings, Error> {
+    let geometry = geometry(&model.config, machine)?;
+    let model_bytes = std::fs::metadata(&model.path).map_err(Error::internal)?.len();
+    let capacity_tokens = tokens as u64;
+    MemoryPlan { model_bytes, token_bytes: geometry.token_bytes() as u64, tokens: capacity_tokens }
+        .check(available_memory())?;
+    let cores = CoreRequest {
+        threads: machine.threads,
+        indexer_core: machine.indexer_core,
+        allowed: allowed_cores(),
+        indexer_selects: selects,
+    }
+    .decide()?;
+    let selected = selected_blocks(&index, &geometry, tokens);
+    let cached = cache_blocks(selected, geometry.blocks(tokens));
+    let number = |value: usize| u32::try_from(value).map_err(Error::internal);
+    Ok(Settings {
+        model: model.path.clone(),
+        arena: ArenaConfig { geometry, capacity_tokens, max_selected_blocks: number(selected)? },
+        cores,
+        cache_blocks: number(cached)?,
+        index,
+    })
+}
+
+/// The most blocks that a KV head attends to at one step: one for each selected key, and those of sink and window.
+fn selected_blocks(index: &IndexParameters, geometry: &Geometry, context: usize) -> usize {
+    let IndexParameters { top_k, sink, window, .. } = *index;
+    let always = geometry.blocks(sink) + geometry.blocks(window) + 1;
+    geometry.blocks(context).min(top_k.saturating_add(always))
+}
+
+/// Blocks per head of the worker's cache: twice what a step may attend to, so that few of them come and go from step to
+/// step, but never more than half of the context unless a single step needs it.
+fn cache_blocks(selected: usize, context_blocks: usize) -> usize {
+    (2 * selected).min(context_blocks / 2).max(selected)
+}
+
+fn geometry(model: &ModelConfig, machine: &MachineArguments) -> Result<Geometry, Error> {
+    let number = |value: usize| u32::try_from(value).map_err(Error::internal);
+    let geometry = Geometry {
+        layers: number(model.layers)?,
+        heads: number(model.heads)?,
+        kv_heads: number(model.kv_heads)?,
+        head_dim: number(model.head_dim)?,
+        block_tokens: machine.block_tokens,
+        dtype: machine.kv_dtype.into(),
+    };
+    geometry.validate().map_err(|error| Error::new(Exit::Usage, "geometry", error))?;
+    Ok(geometry)
+}
