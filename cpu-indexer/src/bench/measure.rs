@@ -21,25 +21,38 @@ pub struct BenchPlan {
     pub repeats: usize,
 }
 
-/// What a measurement is at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stage {
+/// What happens in the course of a measurement.
+#[derive(Debug, Clone, Copy)]
+pub enum BenchEvent<'a> {
     /// Indexes learn from the prompt.
     Seeding,
-    /// Steps are timed.
-    Timing,
+    /// Steps begin to be taken, for the given time (from 0).
+    Repeat(usize),
+    /// A step that counts has been taken for one KV head.
+    Step {
+        /// Who took it: `exact`, `lfps` or `history`.
+        contender: &'static str,
+        /// The time it took.
+        microseconds: f64,
+        /// What was selected.
+        selection: &'a Selection,
+    },
 }
 
 /// Who is timed. Each takes all its heads' steps in one go, in an order that changes from step to step.
+const CONTENDERS: [&str; 3] = ["exact", "lfps", "history"];
 const EXACT: usize = 0;
 const LFPS: usize = 1;
 const HISTORY: usize = 2;
-const CONTENDERS: usize = 3;
+
+/// Where events go.
+type Listener<'l> = &'l mut dyn FnMut(BenchEvent<'_>);
 
 /// Times steps of an exact scan, of LFPS with `parameters`, and of LFPS without codes. No layer is treated as dense,
 /// whatever the parameters say.
 ///
-/// Before each contender's turn `reader` empties the caches, as the other layers of a model would.
+/// Before each contender's turn `reader` empties the caches, as the other layers of a model would. `listener` hears of the
+/// steps of each contender in the order of steps, then KV heads.
 ///
 /// # Errors
 /// If a parameter is out of range.
@@ -48,9 +61,9 @@ pub fn measure(
     parameters: &IndexParameters,
     plan: BenchPlan,
     reader: &mut MemoryReader,
-    progress: &mut dyn FnMut(Stage),
+    listener: Listener<'_>,
 ) -> Result<IndexBenchRow, ParameterError> {
-    progress(Stage::Seeding);
+    listener(BenchEvent::Seeding);
     let parameters = IndexParameters { dense_layers: 0, ..parameters.clone() };
     let history = IndexParameters { sketch: SketchUse::Never, ..parameters.clone() };
     let (geometry, scale) = (workload.shape().geometry(), workload.softmax_scale());
@@ -74,11 +87,15 @@ pub fn measure(
             }
         }
     }
-    progress(Stage::Timing);
-    for _ in 0..plan.repeats {
+    for repeat in 0..plan.repeats {
+        listener(BenchEvent::Repeat(repeat));
         let mut run = Run::new(workload, seeded.clone(), parameters.top_k);
         for step in 0..workload.steps() {
-            run.step(step, step >= plan.warm_up, reader, &mut figures);
+            run.step(step, reader);
+            if step >= plan.warm_up {
+                run.judge(step, &mut figures, listener);
+            }
+            run.remember();
         }
         figures.state_bytes = run.indexes[LFPS].state_bytes();
     }
@@ -89,11 +106,11 @@ pub fn measure(
 /// Everything that is collected.
 #[derive(Debug, Default)]
 struct Figures {
-    times: [Vec<f64>; CONTENDERS],
-    bytes: [Vec<f64>; CONTENDERS],
-    candidates: [Vec<f64>; CONTENDERS],
-    recall: [Vec<f64>; CONTENDERS],
-    mass: [Vec<f64>; CONTENDERS],
+    times: [Vec<f64>; CONTENDERS.len()],
+    bytes: [Vec<f64>; CONTENDERS.len()],
+    candidates: [Vec<f64>; CONTENDERS.len()],
+    recall: [Vec<f64>; CONTENDERS.len()],
+    mass: [Vec<f64>; CONTENDERS.len()],
     repaired: Vec<f64>,
     overlap: Vec<f64>,
     seed_ms: Vec<f64>,
@@ -105,60 +122,61 @@ struct Figures {
 /// One repeat.
 struct Run<'w> {
     workload: &'w Workload,
-    indexes: [Index; CONTENDERS],
+    indexes: [Index; CONTENDERS.len()],
     /// [contender, KV head]
-    selections: [Vec<Selection>; CONTENDERS],
+    selections: [Vec<Selection>; CONTENDERS.len()],
+    /// The times they took, in microseconds.
+    times: [Vec<f64>; CONTENDERS.len()],
     /// The exact selections of the step before, `[KV head]`.
     last: Vec<Vec<u32>>,
 }
 
 impl<'w> Run<'w> {
-    fn new(workload: &'w Workload, indexes: [Index; CONTENDERS], top_k: usize) -> Self {
+    fn new(workload: &'w Workload, indexes: [Index; CONTENDERS.len()], top_k: usize) -> Self {
         let heads = workload.shape().kv_heads as usize;
         let room = Selection::with_capacity(top_k, workload.shape().context);
         Self {
             workload,
             indexes,
             selections: std::array::from_fn(|_| vec![room.clone(); heads]),
+            times: std::array::from_fn(|_| vec![0.0; heads]),
             last: vec![Vec::new(); heads],
         }
     }
 
-    fn step(&mut self, step: usize, counts: bool, reader: &mut MemoryReader, out: &mut Figures) {
-        for turn in 0..CONTENDERS {
-            let contender = (step + turn) % CONTENDERS;
+    fn step(&mut self, step: usize, reader: &mut MemoryReader) {
+        for turn in 0..CONTENDERS.len() {
+            let contender = (step + turn) % CONTENDERS.len();
             reader.read();
             let index = &mut self.indexes[contender];
-            for (head, selection) in self.selections[contender].iter_mut().enumerate() {
+            let results = self.selections[contender].iter_mut().zip(&mut self.times[contender]);
+            for (head, (selection, time)) in results.enumerate() {
                 let view = self.workload.view(step, head);
                 let queries = self.workload.queries(step, head);
                 let start = Instant::now();
                 index.append(0, head, view, view.tokens() - 1..view.tokens());
                 index.select(0, head, view, queries, selection);
-                let time = microseconds(start);
-                if counts {
-                    out.times[contender].push(time);
-                }
+                *time = microseconds(start);
             }
-        }
-        if counts {
-            self.judge(step, out);
-        }
-        for (last, exact) in self.last.iter_mut().zip(&self.selections[EXACT]) {
-            last.clone_from(&exact.tokens);
         }
     }
 
-    fn judge(&mut self, step: usize, out: &mut Figures) {
-        for contender in [LFPS, HISTORY] {
-            for (head, selection) in self.selections[contender].iter().enumerate() {
-                let view = self.workload.view(step, head);
-                let queries = self.workload.queries(step, head);
-                let audit = self.indexes[EXACT].audit(view, queries, selection);
-                out.recall[contender].push(audit.recall.into());
-                out.mass[contender].push(audit.mass.into());
+    /// Collects what the last step gave.
+    fn judge(&mut self, step: usize, out: &mut Figures, listener: Listener<'_>) {
+        for (contender, name) in CONTENDERS.into_iter().enumerate() {
+            out.times[contender].extend_from_slice(&self.times[contender]);
+            let results = self.selections[contender].iter().zip(&self.times[contender]);
+            for (head, (selection, &microseconds)) in results.enumerate() {
+                listener(BenchEvent::Step { contender: name, microseconds, selection });
                 out.bytes[contender].push(selection.effort.bytes() as f64);
                 out.candidates[contender].push(selection.effort.candidates as f64);
+                if contender != EXACT {
+                    let view = self.workload.view(step, head);
+                    let queries = self.workload.queries(step, head);
+                    let audit = self.indexes[EXACT].audit(view, queries, selection);
+                    out.recall[contender].push(audit.recall.into());
+                    out.mass[contender].push(audit.mass.into());
+                }
             }
         }
         let repaired = self.selections[LFPS].iter().map(|selection| selection.effort.repaired);
@@ -168,6 +186,13 @@ impl<'w> Run<'w> {
                 let common = last.iter().filter(|token| exact.tokens.binary_search(token).is_ok());
                 out.overlap.push(common.count() as f64 / last.len() as f64);
             }
+        }
+    }
+
+    /// Keeps the exact selections, to compare the next ones with.
+    fn remember(&mut self) {
+        for (last, exact) in self.last.iter_mut().zip(&self.selections[EXACT]) {
+            last.clone_from(&exact.tokens);
         }
     }
 }

@@ -8,7 +8,7 @@ mod shape;
 mod workload;
 
 pub use bandwidth::MemoryReader;
-pub use measure::{BenchPlan, Stage, measure};
+pub use measure::{BenchEvent, BenchPlan, measure};
 pub use report::IndexBenchRow;
 pub use shape::BenchShape;
 pub use workload::{Workload, WorkloadError};

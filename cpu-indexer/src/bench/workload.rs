@@ -146,6 +146,12 @@ impl Workload {
         self.cache.head(0, kv_head, self.prompt_tokens() + step + 1)
     }
 
+    /// The elements of one key.
+    pub fn key(&self, kv_head: usize, token: usize) -> impl Iterator<Item = f32> {
+        let view = self.cache.head(0, kv_head, self.shape.context);
+        view.key(token).iter().map(move |&bits| widen(view.dtype(), bits))
+    }
+
     /// Queries of the last prompt tokens: [n, group, head_dim].
     #[must_use]
     pub fn prompt_queries(&self, kv_head: usize) -> &[f32] {

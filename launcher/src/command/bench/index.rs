@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use hindsight_cpu_indexer::bench::{
-    BenchPlan, BenchShape, IndexBenchRow, MemoryReader, Stage, Workload, measure,
+    BenchEvent, BenchPlan, BenchShape, IndexBenchRow, MemoryReader, Workload, measure,
 };
 use hindsight_cpu_indexer::kernels::Kernels;
 use hindsight_cpu_indexer::parameters::IndexParameters;
@@ -14,6 +14,7 @@ use hindsight_protocol::geometry::KvDtype;
 use indicatif::HumanBytes;
 use serde::Serialize;
 
+use super::export::Export;
 use crate::command::index_arguments::IndexArguments;
 use crate::command::run::arguments::Dtype;
 use crate::error::{Error, Exit};
@@ -86,6 +87,10 @@ pub(super) struct IndexBenchArguments {
     #[command(flatten)]
     index: IndexArguments,
 
+    /// Write keys, queries, selections and times as NumPy files, for other programs to be measured over the same
+    #[arg(long, value_name = "DIRECTORY")]
+    export: Option<PathBuf>,
+
     /// Print one JSON object instead of a table
     #[arg(long)]
     pub(super) json: bool,
@@ -113,6 +118,9 @@ struct Report<'r> {
 #[expect(clippy::print_stdout, reason = "this is the command's output")]
 pub(super) fn run(arguments: &IndexBenchArguments) -> Result<(), Error> {
     let parameters = arguments.index.parameters()?;
+    if arguments.export.is_some() && arguments.context.len() != 1 {
+        return Err(Error::new(Exit::Usage, "export", "--export wants a single --context"));
+    }
     let shapes: Vec<BenchShape> =
         arguments.context.iter().map(|&context| arguments.shape(context)).collect();
     for shape in &shapes {
@@ -122,25 +130,19 @@ pub(super) fn run(arguments: &IndexBenchArguments) -> Result<(), Error> {
     pin(core).map_err(|error| Error::new(Exit::Placement, "no_such_core", error))?;
     let trace = Trace::read(&arguments.trace, 16, KvDtype::F16)
         .map_err(|error| Error::new(Exit::Model, "trace", error))?;
-    let plan = BenchPlan { warm_up: WARM_UP, repeats: arguments.repeats.into() };
-    let progress = RunProgress::new(false);
-    let mut reader = MemoryReader::new();
-    let mut rows = Vec::new();
-    for shape in shapes {
-        let context = shape.context;
-        progress.begin(format!("{context} tokens: making keys"));
-        let workload = Workload::new(&trace, shape, WARM_UP + usize::from(arguments.steps))
-            .map_err(|error| Error::new(Exit::Model, "trace", error))?;
-        let row = measure(&workload, &parameters, plan, &mut reader, &mut |stage| {
-            progress.begin(match stage {
-                Stage::Seeding => format!("{context} tokens: learning from the prompt"),
-                Stage::Timing => format!("{context} tokens: taking steps"),
-            });
-        })
-        .map_err(|error| Error::new(Exit::Usage, "index_parameters", error))?;
-        rows.push(row);
-    }
-    progress.finish();
+    let mut bench = Bench {
+        trace: &trace,
+        parameters: &parameters,
+        plan: BenchPlan { warm_up: WARM_UP, repeats: arguments.repeats.into() },
+        steps: WARM_UP + usize::from(arguments.steps),
+        reader: MemoryReader::new(),
+        export: arguments.export.as_deref().map(Export::new).transpose().map_err(export_failed)?,
+        progress: RunProgress::new(false),
+    };
+    let rows: Vec<IndexBenchRow> =
+        shapes.into_iter().map(|shape| bench.row(shape)).collect::<Result<_, _>>()?;
+    bench.progress.finish();
+    let reader = bench.reader;
     let report = Report {
         memory_bandwidth_gb_per_s: reader.best() / 1e9,
         memory_bandwidth_median_gb_per_s: reader.median() / 1e9,
@@ -165,6 +167,57 @@ pub(super) fn run(arguments: &IndexBenchArguments) -> Result<(), Error> {
         );
     }
     Ok(())
+}
+
+/// What measurements at all contexts share.
+struct Bench<'b> {
+    trace: &'b Trace,
+    parameters: &'b IndexParameters,
+    plan: BenchPlan,
+    steps: usize,
+    reader: MemoryReader,
+    export: Option<Export>,
+    progress: RunProgress,
+}
+
+impl Bench<'_> {
+    fn row(&mut self, shape: BenchShape) -> Result<IndexBenchRow, Error> {
+        let Self { trace, parameters, plan, steps, reader, export, progress } = self;
+        let context = shape.context;
+        progress.begin(format!("{context} tokens: making keys"));
+        let workload = Workload::new(trace, shape, *steps)
+            .map_err(|error| Error::new(Exit::Model, "trace", error))?;
+        let row = measure(&workload, parameters, *plan, reader, &mut |event| {
+            match event {
+                BenchEvent::Seeding => {
+                    progress.begin(format!("{context} tokens: learning from the prompt"));
+                }
+                BenchEvent::Repeat(repeat) => {
+                    let repeats = plan.repeats;
+                    progress.begin(format!(
+                        "{context} tokens: taking steps, {} of {repeats}",
+                        repeat + 1
+                    ));
+                }
+                BenchEvent::Step { .. } => {}
+            }
+            if let Some(export) = export {
+                export.hear(event);
+            }
+        })
+        .map_err(|error| Error::new(Exit::Usage, "index_parameters", error))?;
+        if let Some(export) = export {
+            progress.begin("writing keys and queries");
+            export
+                .write(&workload, plan.warm_up, &row, parameters, reader.best() / 1e9)
+                .map_err(export_failed)?;
+        }
+        Ok(row)
+    }
+}
+
+fn export_failed(error: std::io::Error) -> Error {
+    Error::new(Exit::Usage, "export", format!("cannot write to --export: {error}"))
 }
 
 impl IndexBenchArguments {

@@ -1,5 +1,6 @@
 //! `hindsight bench`: how fast the parts are on this machine.
 
+mod export;
 mod index;
 
 use clap::{Args, Subcommand};
