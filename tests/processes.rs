@@ -114,6 +114,20 @@ fn children_do_not_outlive_a_killed_launcher() {
 }
 
 #[test]
+fn the_page_of_a_run_that_was_killed_all_at_once_goes_with_the_next_run() {
+    let Started { mut launcher, worker, indexer } = started();
+    kill(launcher.id(), Signal::STOP);
+    for pid in [worker, indexer, launcher.id()] {
+        kill(pid, Signal::KILL);
+    }
+    launcher.wait().unwrap();
+    let next = started();
+    kill(next.launcher.id(), Signal::INT);
+    end(next);
+    assert_nothing_remains(launcher.id(), worker, indexer);
+}
+
+#[test]
 fn a_reader_that_goes_away_ends_the_run() {
     let mut run = started();
     drop(run.launcher.stdout.take());

@@ -143,8 +143,10 @@ fn work(
 
 /// Loads the model, which must have the shape that the arena was made for.
 fn load(path: &Path, geometry: &Geometry) -> Result<Transformer, Failure> {
-    let model =
-        Transformer::load(path, &Device::Cpu).map_err(|error| Failure::new(error.kind(), error))?;
+    let model = Transformer::load(path, &Device::Cpu).map_err(|error| {
+        let hint = error.hint().unwrap_or_default().into_owned();
+        Failure { hint, ..Failure::new(error.kind(), error) }
+    })?;
     let ModelConfig { layers, heads, kv_heads, head_dim, .. } = *model.config();
     let found = [layers, heads, kv_heads, head_dim];
     let Geometry { layers, heads, kv_heads, head_dim, .. } = *geometry;

@@ -9,6 +9,8 @@ use shared_memory::{Shmem, ShmemConf, ShmemError};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"HSTELEM\0");
 const VERSION: u64 = 1;
+/// What names of pages begin with; the number of the process that made it follows.
+const PREFIX: &str = "hindsight-";
 
 /// A number that only grows, in the unit that its field states.
 #[derive(Debug)]
@@ -178,6 +180,28 @@ impl TelemetryPage {
         if known { Ok(page) } else { Err(TelemetryError::Foreign(name.to_owned())) }
     }
 
+    /// Name of the page that the process `pid` makes for its run.
+    #[must_use]
+    pub fn name_of(pid: u32) -> String {
+        format!("/{PREFIX}{pid}")
+    }
+
+    /// Removes the names of pages whose runs ended without being able to: every process of them was killed at once.
+    ///
+    /// Where named memory cannot be listed, nothing is removed.
+    pub fn sweep() {
+        let Ok(names) = std::fs::read_dir("/dev/shm") else { return };
+        for name in names.flatten().filter_map(|entry| entry.file_name().into_string().ok()) {
+            let Some(pid) = name.strip_prefix(PREFIX).and_then(|pid| pid.parse::<u32>().ok())
+            else {
+                continue;
+            };
+            if !std::fs::exists(format!("/proc/{pid}")).unwrap_or(true) {
+                Self::remove(&Self::name_of(pid));
+            }
+        }
+    }
+
     /// Removes the name of a page whose creator can no longer do it; a page that is gone already is fine.
     pub fn remove(name: &str) {
         // The only other outcome is that the name never existed or went away, which is what is wanted.
@@ -230,6 +254,17 @@ mod tests {
         let name = unique("gone");
         drop(TelemetryPage::create(&name).unwrap());
         assert!(matches!(TelemetryPage::open(&name), Err(TelemetryError::System { .. })));
+    }
+
+    #[test]
+    fn pages_of_dead_processes_are_swept_and_others_are_kept() {
+        // No process has a number this large.
+        let dead = TelemetryPage::name_of(u32::MAX - std::process::id());
+        std::mem::forget(TelemetryPage::create(&dead).unwrap());
+        let alive = TelemetryPage::create(&TelemetryPage::name_of(std::process::id())).unwrap();
+        TelemetryPage::sweep();
+        assert!(matches!(TelemetryPage::open(&dead), Err(TelemetryError::System { .. })));
+        TelemetryPage::open(alive.name()).unwrap();
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What can be wrong with a model file or a call of the model.
 
+use std::borrow::Cow;
 use std::error::Error;
 
 use crate::gguf::GgufError;
@@ -120,6 +121,15 @@ pub enum ModelError {
 }
 
 impl ModelError {
+    /// The way out, where the message does not say it.
+    #[must_use]
+    pub fn hint(&self) -> Option<Cow<'static, str>> {
+        match self {
+            Self::Gguf(error) => error.hint(),
+            _ => None,
+        }
+    }
+
     /// A stable name of the error's kind, for machine-readable reports.
     #[must_use]
     pub fn kind(&self) -> &'static str {

@@ -185,7 +185,8 @@ impl Processes {
 
 /// Creates the telemetry page of this process. A page of that name can only be the remains of a dead process.
 fn create_telemetry() -> Result<TelemetryPage, Error> {
-    let name = format!("/hindsight-{}", std::process::id());
+    TelemetryPage::sweep();
+    let name = TelemetryPage::name_of(std::process::id());
     TelemetryPage::remove(&name);
     TelemetryPage::create(&name).map_err(Error::internal)
 }
