@@ -52,7 +52,7 @@ impl MemoryReader {
     /// The median of all reads so far, in bytes per second; 0 before the first.
     #[must_use]
     pub fn median(&self) -> f64 {
-        super::measure::median(&mut self.rates.clone())
+        super::numbers::median(&mut self.rates.clone())
     }
 }
 

@@ -1,15 +1,14 @@
 //! Timing the steps.
 
-use std::hint::black_box;
 use std::time::Instant;
 
 use super::bandwidth::MemoryReader;
+use super::numbers::{mean, median, microseconds, smallest_of_each};
 use super::report::IndexBenchRow;
+use super::scans::{ScanTimes, Scans};
 use super::workload::Workload;
 use crate::index::Index;
-use crate::kernels::{GroupQuery, Kernels, Scores};
 use crate::parameters::{IndexParameters, ParameterError, Policy, SketchUse};
-use crate::scan::score_all;
 use crate::selection::Selection;
 
 /// How often steps are taken.
@@ -99,8 +98,8 @@ pub fn measure(
         }
         figures.state_bytes = run.indexes[LFPS].state_bytes();
     }
-    time_scans(workload, plan, reader, &mut figures);
-    Ok(figures.row(workload, parameters.top_k, reader.best()))
+    let scans = Scans::new(workload).time(&parameters, reader);
+    Ok(figures.row(workload, parameters.top_k, plan, scans, reader.best()))
 }
 
 /// Everything that is collected.
@@ -114,8 +113,6 @@ struct Figures {
     repaired: Vec<f64>,
     overlap: Vec<f64>,
     seed_ms: Vec<f64>,
-    exact_scan: Vec<f64>,
-    key_read: Vec<f64>,
     state_bytes: usize,
 }
 
@@ -197,47 +194,22 @@ impl<'w> Run<'w> {
     }
 }
 
-/// Times the scoring of all keys, and the mere reading of them.
-fn time_scans(workload: &Workload, plan: BenchPlan, reader: &mut MemoryReader, out: &mut Figures) {
-    let shape = workload.shape();
-    let kernels = Kernels::detect();
-    let mut query = GroupQuery::new(shape.group as usize, shape.head_dim as usize);
-    let mut scores = Scores::with_capacity(shape.group as usize, shape.context);
-    let step = workload.steps() - 1;
-    for repeat in 0..=plan.repeats {
-        reader.read();
-        for head in 0..shape.kv_heads as usize {
-            query.load(workload.queries(step, head), workload.softmax_scale());
-            let start = Instant::now();
-            score_all(kernels, workload.view(step, head), &query, &mut scores);
-            if repeat > 0 {
-                out.exact_scan.push(microseconds(start));
-            }
-        }
-        reader.read();
-        for head in 0..shape.kv_heads as usize {
-            let view = workload.view(step, head);
-            let start = Instant::now();
-            let last = view.blocks() - 1;
-            let sum = (0..=last).fold(0_u64, |sum, block| {
-                let ahead = view.keys((block + 4).min(last));
-                sum.wrapping_add(kernels.read(view.keys(block), ahead))
-            });
-            black_box(sum);
-            if repeat > 0 {
-                out.key_read.push(microseconds(start));
-            }
-        }
-    }
-}
-
 impl Figures {
-    fn row(mut self, workload: &Workload, top_k: usize, bandwidth: f64) -> IndexBenchRow {
+    fn row(
+        mut self,
+        workload: &Workload,
+        top_k: usize,
+        plan: BenchPlan,
+        scans: ScanTimes,
+        bandwidth: f64,
+    ) -> IndexBenchRow {
         let shape = workload.shape();
+        let of_repeat = (workload.steps() - plan.warm_up) * shape.kv_heads as usize;
+        let [exact_us_best, lfps_us_best, history_us_best] = std::array::from_fn(|contender| {
+            median(&mut smallest_of_each(&self.times[contender], of_repeat))
+        });
         let [exact_us, lfps_us, history_us] =
             std::array::from_fn(|contender| median(&mut self.times[contender]));
-        let (exact_scan_us, key_read_us) =
-            (median(&mut self.exact_scan), median(&mut self.key_read));
         let key_bytes = shape.head_dim as usize * hindsight_protocol::geometry::KvDtype::BYTES;
         let exact_bytes = (shape.context * key_bytes) as f64;
         let (lfps_bytes, history_bytes) = (mean(&self.bytes[LFPS]), mean(&self.bytes[HISTORY]));
@@ -253,11 +225,16 @@ impl Figures {
             history_us,
             speedup: exact_us / lfps_us,
             history_speedup: exact_us / history_us,
-            exact_scan_us,
-            key_read_us,
+            exact_us_best,
+            lfps_us_best,
+            history_us_best,
+            exact_scan_us: scans.exact,
+            key_read_us: scans.keys,
+            sketch_scan_us: scans.sketch,
             exact_bandwidth_share: share(exact_bytes, exact_us),
-            exact_scan_bandwidth_share: share(exact_bytes, exact_scan_us),
-            key_read_bandwidth_share: share(exact_bytes, key_read_us),
+            exact_scan_bandwidth_share: share(exact_bytes, scans.exact),
+            key_read_bandwidth_share: share(exact_bytes, scans.keys),
+            sketch_scan_bandwidth_share: share(scans.sketch_bytes as f64, scans.sketch),
             lfps_bandwidth_share: share(lfps_bytes, lfps_us),
             history_bandwidth_share: share(history_bytes, history_us),
             lfps_bytes,
@@ -276,19 +253,4 @@ impl Figures {
             topk_overlap_mean: mean(&self.overlap),
         }
     }
-}
-
-fn microseconds(start: Instant) -> f64 {
-    start.elapsed().as_secs_f64() * 1e6
-}
-
-/// The mean; 0 of nothing.
-fn mean(numbers: &[f64]) -> f64 {
-    numbers.iter().sum::<f64>() / numbers.len().max(1) as f64
-}
-
-/// The median, the upper one of an even number; 0 of nothing.
-pub(super) fn median(numbers: &mut [f64]) -> f64 {
-    numbers.sort_by(f64::total_cmp);
-    numbers.get(numbers.len() / 2).copied().unwrap_or(0.0)
 }

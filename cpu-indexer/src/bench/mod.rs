@@ -3,7 +3,9 @@
 mod bandwidth;
 mod likeness;
 mod measure;
+mod numbers;
 mod report;
+mod scans;
 mod shape;
 mod workload;
 

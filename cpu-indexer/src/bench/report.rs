@@ -28,16 +28,26 @@ pub struct IndexBenchRow {
     pub speedup: f64,
     /// `exact_us / history_us`.
     pub history_speedup: f64,
+    /// As `exact_us`, of the fastest repeat of each step: what the machine's other work disturbs least.
+    pub exact_us_best: f64,
+    /// As `lfps_us`, of the fastest repeat of each step.
+    pub lfps_us_best: f64,
+    /// As `history_us`, of the fastest repeat of each step.
+    pub history_us_best: f64,
     /// Scoring every key, the exact step's larger part, alone.
     pub exact_scan_us: f64,
     /// Reading every key where it lies in the arena, and doing nothing with it.
     pub key_read_us: f64,
+    /// Ranking every key by its code, for the whole group.
+    pub sketch_scan_us: f64,
     /// Bytes of keys per time of an exact step, over the core's bandwidth.
     pub exact_bandwidth_share: f64,
     /// The same of scoring every key.
     pub exact_scan_bandwidth_share: f64,
     /// The same of reading every key.
     pub key_read_bandwidth_share: f64,
+    /// Bytes of codes and tables per time of ranking keys by them, over the core's bandwidth.
+    pub sketch_scan_bandwidth_share: f64,
     /// Bytes that an LFPS step reads per its time, over the core's bandwidth.
     pub lfps_bandwidth_share: f64,
     /// The same without codes.

@@ -469,7 +469,7 @@ fn drift(last: &[f32], query: &GroupQuery) -> f32 {
 }
 
 /// Bytes of a key's code that have proved enough.
-fn default_code_bytes(head_dim: usize) -> usize {
+pub(crate) fn default_code_bytes(head_dim: usize) -> usize {
     (head_dim / 16).max(8).min(head_dim / 8)
 }
 
