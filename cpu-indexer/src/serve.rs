@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use hindsight_protocol::arena::Arena;
 use hindsight_protocol::control::codec;
 use hindsight_protocol::control::messages::{Failure, FromIndexer, ToIndexer};
-use hindsight_protocol::records::{Reply, Request, SelectedBlock};
+use hindsight_protocol::records::{AttentionPolicy, Reply, Request, SelectedBlock};
 use hindsight_protocol::ring::{Patience, Receiver, RingFault, Sender};
 use hindsight_protocol::telemetry::{IndexerCounters, TelemetryPage};
 
@@ -126,6 +126,9 @@ impl Indexer<'_> {
     fn handle(&mut self, request: &Request<'_>) -> Result<(), Failure> {
         let outcome = match *request {
             Request::Open { sequence, policy, top_k } => self.store.open(sequence, policy, top_k),
+            Request::Rewind { sequence, policy, top_k, tokens } => {
+                self.rewind(sequence, policy, top_k, tokens)
+            }
             Request::Reserve { sequence, tokens } => self.store.reserve(sequence, tokens),
             Request::Close { sequence } => self.store.close(sequence),
             Request::Appended { sequence, layer, position, tokens } => {
@@ -147,6 +150,23 @@ impl Indexer<'_> {
                 self.reply(&Reply::Refused(error.refusal(slab_bytes as u64)))
             }
         }
+    }
+
+    /// Begins to learn anew from the tokens that stay.
+    fn rewind(
+        &mut self,
+        sequence: u32,
+        policy: AttentionPolicy,
+        top_k: u32,
+        tokens: u64,
+    ) -> Result<(), StoreError> {
+        self.store.forget(sequence, policy, top_k)?;
+        if policy != AttentionPolicy::Full && tokens > 0 {
+            for layer in 0..self.arena.geometry().layers {
+                self.append(sequence, layer, 0, tokens)?;
+            }
+        }
+        Ok(())
     }
 
     fn append(

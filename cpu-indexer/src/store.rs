@@ -93,14 +93,36 @@ impl<'a> Store<'a> {
         policy: AttentionPolicy,
         top_k: u32,
     ) -> Result<(), StoreError> {
-        let geometry = self.arena.geometry();
         let index = self.index(policy, top_k)?;
         self.owner.open(sequence)?;
-        let heads = if index.is_some() { geometry.layers * geometry.kv_heads } else { 0 };
-        let residency = (0..heads).map(|_| Residency::new(self.cache_blocks)).collect();
+        let residency = self.residency(index.as_ref());
         self.sequences[sequence as usize] =
             Some(Box::new(Sequence { slabs: Vec::new(), index, residency }));
         Ok(())
+    }
+
+    /// Forgets what was learned about a sequence, and what the worker's cache holds of it. Its keys and values stay.
+    ///
+    /// # Errors
+    /// [`StoreError::Table`] or [`StoreError::Parameters`].
+    pub fn forget(
+        &mut self,
+        sequence: u32,
+        policy: AttentionPolicy,
+        top_k: u32,
+    ) -> Result<(), StoreError> {
+        let index = self.index(policy, top_k)?;
+        let residency = self.residency(index.as_ref());
+        let state = sequence_state(&mut self.sequences, sequence)?;
+        (state.index, state.residency) = (index, residency);
+        Ok(())
+    }
+
+    /// Empty caches for all heads that an index selects for.
+    fn residency(&self, index: Option<&Index>) -> Vec<Residency> {
+        let geometry = self.arena.geometry();
+        let heads = if index.is_some() { geometry.layers * geometry.kv_heads } else { 0 };
+        (0..heads).map(|_| Residency::new(self.cache_blocks)).collect()
     }
 
     fn index(&self, policy: AttentionPolicy, top_k: u32) -> Result<Option<Index>, ParameterError> {

@@ -10,7 +10,7 @@ use std::sync::mpsc::{self, Receiver};
 use candle_core::Device;
 use hindsight_protocol::arena::Arena;
 use hindsight_protocol::control::codec;
-use hindsight_protocol::control::messages::{Failure, FromWorker, Generate, ToWorker};
+use hindsight_protocol::control::messages::{Failure, FromWorker, Generate, Score, ToWorker};
 use hindsight_protocol::geometry::Geometry;
 use hindsight_protocol::telemetry::TelemetryPage;
 
@@ -21,6 +21,12 @@ use crate::sampling::SamplingParameters;
 use crate::threads::{Pools, Threads};
 
 type Message = ToWorker<SamplingParameters>;
+
+/// Something to do.
+enum Task {
+    Generate(Generate<SamplingParameters>),
+    Score(Score),
+}
 
 /// Everything that the launcher says at the start.
 struct Start {
@@ -72,27 +78,29 @@ fn serve(control: &mut UnixStream, arena: OwnedFd) -> Result<(), Failure> {
 
 /// Reads messages on a thread of its own, so that a generation can be cancelled. Ends the process if the launcher goes
 /// away, whatever the worker is doing.
-fn listen(
-    mut reader: UnixStream,
-    telemetry: String,
-    cancelled: Arc<AtomicBool>,
-) -> Receiver<Generate<SamplingParameters>> {
+fn listen(mut reader: UnixStream, telemetry: String, cancelled: Arc<AtomicBool>) -> Receiver<Task> {
     let (sender, receiver) = mpsc::channel();
     std::thread::spawn(move || {
         loop {
-            match codec::read::<Message>(&mut reader) {
-                Ok(Some(ToWorker::Generate(request))) => {
-                    if sender.send(request).is_err() {
-                        return;
-                    }
+            let task = match codec::read::<Message>(&mut reader) {
+                Ok(Some(ToWorker::Generate(request))) => Task::Generate(request),
+                Ok(Some(ToWorker::Score(request))) => Task::Score(request),
+                Ok(Some(ToWorker::Cancel)) => {
+                    cancelled.store(true, Ordering::Relaxed);
+                    continue;
                 }
-                Ok(Some(ToWorker::Cancel)) => cancelled.store(true, Ordering::Relaxed),
                 Ok(Some(ToWorker::Shutdown)) => return,
-                Ok(Some(ToWorker::Start { .. })) => tracing::warn!("a second start is ignored"),
+                Ok(Some(ToWorker::Start { .. })) => {
+                    tracing::warn!("a second start is ignored");
+                    continue;
+                }
                 Ok(None) | Err(_) => {
                     TelemetryPage::remove(&telemetry);
                     std::process::exit(0);
                 }
+            };
+            if sender.send(task).is_err() {
+                return;
             }
         }
     });
@@ -103,7 +111,7 @@ fn work(
     control: &mut UnixStream,
     arena: OwnedFd,
     start: &Start,
-    requests: &Receiver<Generate<SamplingParameters>>,
+    requests: &Receiver<Task>,
     cancelled: &AtomicBool,
 ) -> Result<(), Failure> {
     let arena = Arena::attach(arena).map_err(Failure::internal)?;
@@ -124,18 +132,28 @@ fn work(
         start.prompt_queries as usize,
     );
     codec::write(control, &FromWorker::Ready).map_err(Failure::internal)?;
-    while let Ok(request) = requests.recv() {
+    while let Ok(task) = requests.recv() {
         cancelled.store(false, Ordering::Relaxed);
-        let total = request.prompt.len() as u64;
-        let generated = engine.generate(&request, cancelled, &mut |event| {
+        let total = match &task {
+            Task::Generate(request) => request.prompt.len(),
+            Task::Score(request) => request.prompt.len(),
+        } as u64;
+        let listener = &mut |event| {
             let message = match event {
                 Event::Prefilled(done) => FromWorker::Prefilled { done: done as u64, total },
                 Event::Token(token) => FromWorker::Token(token),
+                Event::Scored { log_probability, likeliest } => {
+                    FromWorker::Scored { log_probability, likeliest }
+                }
             };
             codec::write(control, &message)
                 .map_err(|error| EngineError::Launcher(error.to_string()))
-        });
-        let generated = generated.map_err(|error| Failure::new(error.kind(), error))?;
+        };
+        let outcome = match &task {
+            Task::Generate(request) => engine.generate(request, cancelled, listener),
+            Task::Score(request) => engine.score(request, cancelled, listener),
+        };
+        let generated = outcome.map_err(|error| Failure::new(error.kind(), error))?;
         codec::write(control, &FromWorker::Finished(generated)).map_err(Failure::internal)?;
     }
     Ok(())

@@ -115,6 +115,18 @@ pub enum Request<'a> {
         /// Tokens that it must be able to hold.
         tokens: u64,
     },
+    /// Take a sequence back to its first `tokens` tokens, of which nothing is known any more but keys and values, and
+    /// which are followed by others from now on. Answered like [`Request::Open`].
+    Rewind {
+        /// The sequence.
+        sequence: u32,
+        /// What it attends to from now on.
+        policy: AttentionPolicy,
+        /// Keys that each KV head selects, besides sink and window.
+        top_k: u32,
+        /// Tokens that stay, in every layer.
+        tokens: u64,
+    },
     /// End a sequence and free its blocks. Answered like [`Request::Open`].
     Close {
         /// The sequence.
@@ -164,6 +176,7 @@ const CLOSE: u32 = 3;
 const APPENDED: u32 = 4;
 const SEED: u32 = 5;
 const SELECT: u32 = 6;
+const REWIND: u32 = 7;
 
 impl<'a> Request<'a> {
     /// Encodes the record as a header and a payload, and hands both to `send`.
@@ -172,6 +185,9 @@ impl<'a> Request<'a> {
         let (header, payload) = match *self {
             Self::Open { sequence, policy, top_k } => {
                 (header(OPEN, sequence, policy.code(), top_k, 0, 0), empty)
+            }
+            Self::Rewind { sequence, policy, top_k, tokens } => {
+                (header(REWIND, sequence, policy.code(), top_k, 0, tokens), empty)
             }
             Self::Reserve { sequence, tokens } => {
                 (header(RESERVE, sequence, 0, 0, 0, tokens), empty)
@@ -204,12 +220,13 @@ impl<'a> Request<'a> {
             return Err(bad_length);
         }
         let Header { kind, sequence, layer, detail, position, tokens } = header;
+        let policy = || {
+            let field = RecordError::Field { field: "attention policy", value: layer.into() };
+            AttentionPolicy::from_code(layer).ok_or(field)
+        };
         Ok(match kind {
-            OPEN => {
-                let field = RecordError::Field { field: "attention policy", value: layer.into() };
-                let policy = AttentionPolicy::from_code(layer).ok_or(field)?;
-                Self::Open { sequence, policy, top_k: detail }
-            }
+            OPEN => Self::Open { sequence, policy: policy()?, top_k: detail },
+            REWIND => Self::Rewind { sequence, policy: policy()?, top_k: detail, tokens },
             RESERVE => Self::Reserve { sequence, tokens },
             CLOSE => Self::Close { sequence },
             APPENDED => Self::Appended { sequence, layer, position, tokens },
@@ -387,6 +404,7 @@ mod tests {
         let query = [1.0, -2.5, 3.25, 0.0];
         let requests = [
             Request::Open { sequence: 3, policy: AttentionPolicy::Lfps, top_k: 256 },
+            Request::Rewind { sequence: 3, policy: AttentionPolicy::Exact, top_k: 9, tokens: 77 },
             Request::Reserve { sequence: 3, tokens: 1 << 40 },
             Request::Close { sequence: 3 },
             Request::Appended { sequence: 3, layer: 29, position: 512, tokens: 256 },

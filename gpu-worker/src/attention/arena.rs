@@ -116,18 +116,31 @@ impl<'a> ArenaAttention<'a> {
         })
     }
 
-    /// Starts a text with room for `tokens` tokens, `prompt_tokens` of which are its prompt.
+    /// Starts a text with room for `tokens` tokens, `prompt_tokens` of which are its prompt. Its first `kept` tokens are
+    /// those of the text before: their keys and values are there. The others must be given again.
     ///
     /// # Errors
     /// [`ArenaAttentionError::Link`] if the arena has no room.
     pub fn open(
         &mut self,
         plan: Plan,
+        kept: usize,
         prompt_tokens: usize,
         tokens: usize,
     ) -> Result<(), ArenaAttentionError> {
         let Plan { policy, top_k, .. } = plan;
-        self.link.ask(&Request::Open { sequence: SEQUENCE, policy, top_k })?;
+        let sequence = SEQUENCE;
+        if kept > 0 {
+            let tokens = kept as u64;
+            self.arena.tables().publish(sequence, tokens)?;
+            self.link.ask(&Request::Rewind { sequence, policy, top_k, tokens })?;
+        } else {
+            if !self.slabs.is_empty() {
+                self.slabs.clear();
+                self.link.ask(&Request::Close { sequence })?;
+            }
+            self.link.ask(&Request::Open { sequence, policy, top_k })?;
+        }
         self.link.ask(&Request::Reserve { sequence: SEQUENCE, tokens: tokens as u64 })?;
         self.arena.tables().read_slabs(SEQUENCE, &mut self.slabs)?;
         self.plan = plan;
@@ -146,15 +159,6 @@ impl<'a> ArenaAttention<'a> {
             self.phase = Phase::Decode;
         }
         Ok(self.arena.tables().publish(SEQUENCE, tokens as u64)?)
-    }
-
-    /// Ends the text and frees its blocks.
-    ///
-    /// # Errors
-    /// [`ArenaAttentionError::Link`].
-    pub fn close(&mut self) -> Result<(), ArenaAttentionError> {
-        self.slabs.clear();
-        Ok(self.link.ask(&Request::Close { sequence: SEQUENCE })?)
     }
 
     /// Whether the indexer selects the blocks of `layer`.

@@ -49,14 +49,25 @@ impl Engine<'_> {
         sampler: &mut Sampler,
     ) -> Result<u32, EngineError> {
         let began = Instant::now();
+        let logits = self.logits(token, position)?;
+        let next = sampler.sample(&logits)?;
+        self.count_step(began);
+        Ok(next)
+    }
+
+    /// The logits after `token`, which stands at `position`, the end of the text held.
+    pub(super) fn logits(&mut self, token: u32, position: usize) -> Result<Vec<f32>, EngineError> {
         let Self { model, attention, pools, .. } = self;
         let logits = pools
             .decode(|| model.forward(&[token], position, attention, Logits::Last))?
             .ok_or(ModelError::NoTokens)?;
         self.attention.publish(position + 1)?;
-        let next = sampler.sample(&to_vec(&logits)?)?;
+        self.held.push(token);
+        Ok(to_vec(&logits)?)
+    }
+
+    pub(super) fn count_step(&self, began: Instant) {
         self.counters.decode_tokens.add(1);
         self.counters.decode_ns.add(u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX));
-        Ok(next)
     }
 }

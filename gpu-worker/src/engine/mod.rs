@@ -1,12 +1,17 @@
 //! From a prompt to a text: prefill, then one decode step per token.
+//!
+//! The keys and values of a text stay when it has ended. If the next prompt begins alike, only the rest of it is read:
+//! at least its last queries, for the index learns from them.
 
 mod decode;
 mod prefill;
+mod score;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use hindsight_protocol::control::messages::{Generate, Generated, StopReason};
+use hindsight_protocol::records::AttentionPolicy;
 use hindsight_protocol::telemetry::WorkerCounters;
 
 use crate::attention::arena::{ArenaAttention, ArenaAttentionError, Plan};
@@ -23,6 +28,9 @@ pub enum EngineError {
     /// The KV cache failed.
     #[error(transparent)]
     Attention(#[from] ArenaAttentionError),
+    /// A token of the text to predict is not in the model's vocabulary.
+    #[error("token {0} is not in the model's vocabulary")]
+    NoSuchToken(u32),
     /// No token could be chosen.
     #[error(transparent)]
     Sampling(#[from] SamplingError),
@@ -38,6 +46,7 @@ impl EngineError {
         match self {
             Self::Model(error) => error.kind(),
             Self::Attention(_) => "attention_failed",
+            Self::NoSuchToken(_) => "no_such_token",
             Self::Sampling(error) => error.kind(),
             Self::Launcher(_) => "launcher_gone",
         }
@@ -45,12 +54,19 @@ impl EngineError {
 }
 
 /// What happens while a text is generated.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Event {
     /// So many tokens of the prompt have been read.
     Prefilled(usize),
     /// The next token of the text.
     Token(u32),
+    /// How the next token of a given text was predicted.
+    Scored {
+        /// Natural logarithm of its probability.
+        log_probability: f32,
+        /// The likeliest token in its place.
+        likeliest: u32,
+    },
 }
 
 /// Receives events; an error ends the generation.
@@ -63,7 +79,9 @@ pub struct Engine<'a> {
     attention: ArenaAttention<'a>,
     pools: &'a Pools,
     counters: &'a WorkerCounters,
-    /// Tokens that the arena holds.
+    /// The text whose keys and values the arena holds.
+    held: Vec<u32>,
+    /// Tokens that the arena holds at most.
     capacity: usize,
     dense_layers: usize,
     prompt_queries: usize,
@@ -81,7 +99,8 @@ impl<'a> Engine<'a> {
         dense_layers: usize,
         prompt_queries: usize,
     ) -> Self {
-        Self { model, attention, pools, counters, capacity, dense_layers, prompt_queries }
+        let held = Vec::new();
+        Self { model, attention, pools, counters, held, capacity, dense_layers, prompt_queries }
     }
 
     /// Reads the prompt and decodes until a stop token, the token limit, the end of the context, or `cancelled`.
@@ -96,49 +115,59 @@ impl<'a> Engine<'a> {
     ) -> Result<Generated, EngineError> {
         let mut sampler = Sampler::new(request.sampling)?;
         request.prompt.iter().for_each(|&token| sampler.observe(token));
-        let plan = Plan {
-            policy: request.policy,
-            top_k: request.top_k,
-            dense_layers: self.dense_layers,
-            prompt_queries: self.prompt_queries,
-        };
-        let prompt_tokens = request.prompt.len();
-        let room = prompt_tokens.saturating_add(request.max_tokens as usize).min(self.capacity);
-        self.attention.open(plan, prompt_tokens, room.max(prompt_tokens))?;
-        let outcome = self.run(request, &mut sampler, cancelled, listener);
-        // A failure of the generation says more than one of the closing that follows from it.
-        let closed = self.attention.close();
-        let generated = outcome?;
-        closed?;
-        Ok(generated)
-    }
-
-    fn run(
-        &mut self,
-        request: &Generate<SamplingParameters>,
-        sampler: &mut Sampler,
-        cancelled: &AtomicBool,
-        listener: Listener<'_>,
-    ) -> Result<Generated, EngineError> {
+        let Generate { prompt, max_tokens, policy, top_k, .. } = request;
         let began = Instant::now();
-        let logits = self.prefill(&request.prompt, cancelled, listener)?;
+        self.begin(prompt, *max_tokens as usize, *policy, *top_k)?;
+        let prefilled_tokens = (prompt.len() - self.held.len()) as u64;
+        let logits = self.prefill(prompt, cancelled, listener)?;
         let prefill_s = began.elapsed().as_secs_f64();
         let Some(logits) = logits else {
-            return Ok(Generated {
-                stop_reason: StopReason::Cancelled,
-                prefill_s,
-                first_token_s: prefill_s,
-                decode_s: 0.0,
-                decode_steps: 0,
-            });
+            return Ok(cancelled_in_prefill(prefilled_tokens, prefill_s));
         };
         let first = sampler.sample(&logits)?;
         let first_token_s = began.elapsed().as_secs_f64();
         let decoding = Instant::now();
         let (stop_reason, decode_steps) =
-            self.decode(request, first, sampler, cancelled, listener)?;
+            self.decode(request, first, &mut sampler, cancelled, listener)?;
         let decode_s = decoding.elapsed().as_secs_f64();
-        Ok(Generated { stop_reason, prefill_s, first_token_s, decode_s, decode_steps })
+        Ok(Generated {
+            stop_reason,
+            prefilled_tokens,
+            prefill_s,
+            first_token_s,
+            decode_s,
+            decode_steps,
+        })
+    }
+
+    /// Makes room for a prompt and `more` tokens, and goes back to where the prompt departs from the text before.
+    fn begin(
+        &mut self,
+        prompt: &[u32],
+        more: usize,
+        policy: AttentionPolicy,
+        top_k: u32,
+    ) -> Result<(), EngineError> {
+        let Self { dense_layers, prompt_queries, capacity, .. } = *self;
+        let shared = self.held.iter().zip(prompt).take_while(|(held, token)| held == token).count();
+        let kept = shared.min(prompt.len().saturating_sub(prompt_queries.max(1)));
+        let plan = Plan { policy, top_k, dense_layers, prompt_queries };
+        let room = prompt.len().saturating_add(more).min(capacity).max(prompt.len());
+        self.attention.open(plan, kept, prompt.len(), room)?;
+        self.held.truncate(kept);
+        Ok(())
+    }
+}
+
+/// How a generation went that ended before its first token.
+const fn cancelled_in_prefill(prefilled_tokens: u64, prefill_s: f64) -> Generated {
+    Generated {
+        stop_reason: StopReason::Cancelled,
+        prefilled_tokens,
+        prefill_s,
+        first_token_s: prefill_s,
+        decode_s: 0.0,
+        decode_steps: 0,
     }
 }
 

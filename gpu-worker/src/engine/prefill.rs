@@ -12,19 +12,20 @@ use crate::model::{Logits, ModelError};
 const CHUNK_TOKENS: usize = 512;
 
 impl Engine<'_> {
-    /// Reads the prompt in chunks of about equal length; returns the logits after its last token, or `None` if it was
-    /// cancelled.
+    /// Reads what is not held of the prompt in chunks of about equal length; returns the logits after its last token, or
+    /// `None` if it was cancelled.
     pub(super) fn prefill(
         &mut self,
         prompt: &[u32],
         cancelled: &AtomicBool,
         listener: Listener<'_>,
     ) -> Result<Option<Vec<f32>>, EngineError> {
-        let chunks = prompt.len().div_ceil(CHUNK_TOKENS).max(1);
-        let chunk_tokens = prompt.len().div_ceil(chunks).max(1);
-        let mut start = 0;
+        let mut start = self.held.len();
+        let rest = &prompt[start..];
+        let chunks = rest.len().div_ceil(CHUNK_TOKENS).max(1);
+        let chunk_tokens = rest.len().div_ceil(chunks).max(1);
         let mut logits = None;
-        for chunk in prompt.chunks(chunk_tokens) {
+        for chunk in rest.chunks(chunk_tokens) {
             if is_cancelled(cancelled) {
                 return Ok(None);
             }
@@ -33,6 +34,7 @@ impl Engine<'_> {
             let Self { model, attention, pools, .. } = self;
             logits = pools.prefill(|| model.forward(chunk, start, attention, wanted))?;
             self.attention.publish(end)?;
+            self.held.extend_from_slice(chunk);
             self.counters.prefill_tokens.add(chunk.len() as u64);
             listener(Event::Prefilled(end))?;
             start = end;

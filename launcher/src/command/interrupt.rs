@@ -2,7 +2,12 @@
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::error::Error;
+use crate::error::{Error, Exit};
+
+/// How a command ends that the user stopped.
+pub(super) fn interrupted() -> Error {
+    Error::new(Exit::Interrupted, "interrupted", "interrupted")
+}
 
 /// The user's wish to stop, by either signal.
 #[derive(Debug)]

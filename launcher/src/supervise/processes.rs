@@ -6,7 +6,7 @@ use hindsight_cpu_indexer::parameters::IndexParameters;
 use hindsight_gpu_worker::sampling::SamplingParameters;
 use hindsight_protocol::arena::{Arena, ArenaConfig};
 use hindsight_protocol::control::messages::{
-    Failure, FromIndexer, FromWorker, Generate, Generated, ToIndexer, ToWorker,
+    Failure, FromIndexer, FromWorker, Generate, Generated, Score, ToIndexer, ToWorker,
 };
 use hindsight_protocol::telemetry::TelemetryPage;
 
@@ -43,6 +43,13 @@ pub enum Event {
     Prefilled(u64),
     /// The next token of the text.
     Token(u32),
+    /// How the next token of a given text was predicted.
+    Scored {
+        /// Natural logarithm of its probability.
+        log_probability: f32,
+        /// The likeliest token in its place.
+        likeliest: u32,
+    },
     /// The text has ended.
     Finished(Generated),
 }
@@ -127,6 +134,14 @@ impl Processes {
         self.worker.send(&ToWorker::Generate(request)).await
     }
 
+    /// Asks the worker how well it predicts a text. What becomes of it is heard from [`Self::next_event`].
+    ///
+    /// # Errors
+    /// As [`Self::generate`].
+    pub async fn score(&mut self, request: Score) -> Result<(), Error> {
+        self.worker.send(&ToWorker::<SamplingParameters>::Score(request)).await
+    }
+
     /// Asks the worker to stop at the next token.
     ///
     /// # Errors
@@ -144,6 +159,9 @@ impl Processes {
             heard = self.worker.hear() => match heard.map_err(Error::internal)? {
                 Heard::Message(FromWorker::Prefilled { done, .. }) => Ok(Event::Prefilled(done)),
                 Heard::Message(FromWorker::Token(token)) => Ok(Event::Token(token)),
+                Heard::Message(FromWorker::Scored { log_probability, likeliest }) => {
+                    Ok(Event::Scored { log_probability, likeliest })
+                }
                 Heard::Message(FromWorker::Finished(end)) => Ok(Event::Finished(end)),
                 other => Err(worker_error(other)),
             },

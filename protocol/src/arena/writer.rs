@@ -23,7 +23,8 @@ impl KvWriter {
     /// Stores key and value (each `[head_dim]`, rounded to the arena's element type) of the token at `position` of a
     /// sequence that holds `slabs`.
     ///
-    /// The token must not have been published yet: readers rely on published tokens never changing. Returns whether
+    /// The token must not have been published yet, or not any more after a rewind: readers rely on published tokens never
+    /// changing. Returns whether
     /// every element was within the element type's range; those that were not are stored as infinite.
     ///
     /// # Panics

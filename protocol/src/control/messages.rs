@@ -31,13 +31,15 @@ pub enum ToWorker<Sampling> {
     },
     /// Read a prompt and decode.
     Generate(Generate<Sampling>),
+    /// Read a prompt and predict a given text.
+    Score(Score),
     /// Stop decoding at the next token.
     Cancel,
     /// End.
     Shutdown,
 }
 
-/// One generation.
+/// One generation. What the prompt shares with the text before is not read again.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Generate<Sampling> {
     /// The prompt.
@@ -54,6 +56,20 @@ pub struct Generate<Sampling> {
     pub sampling: Sampling,
 }
 
+/// One prediction of a given text: each of its tokens by a decode step after those before it, whatever the model would
+/// have said itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Score {
+    /// The prompt, as in [`Generate`].
+    pub prompt: Vec<u32>,
+    /// The text.
+    pub text: Vec<u32>,
+    /// Which keys to attend to.
+    pub policy: AttentionPolicy,
+    /// Keys that each KV head selects, besides sink and window.
+    pub top_k: u32,
+}
+
 /// From the worker to the launcher.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum FromWorker {
@@ -68,7 +84,14 @@ pub enum FromWorker {
     },
     /// The next token of the text.
     Token(u32),
-    /// The generation has ended.
+    /// How the next token of a given text was predicted.
+    Scored {
+        /// Natural logarithm of its probability.
+        log_probability: f32,
+        /// The likeliest token in its place.
+        likeliest: u32,
+    },
+    /// The generation or prediction has ended.
     Finished(Generated),
     /// The request or the worker failed; an error that ends the process is followed by its end.
     Failed(Failure),
@@ -79,6 +102,8 @@ pub enum FromWorker {
 pub struct Generated {
     /// Why it ended.
     pub stop_reason: StopReason,
+    /// Tokens of the prompt that were read; those before them were known from the text before.
+    pub prefilled_tokens: u64,
     /// Seconds from the request to the end of prefill.
     pub prefill_s: f64,
     /// Seconds from the request to the first token.

@@ -12,7 +12,7 @@ pub use arguments::RunArguments;
 use arguments::{Attention, PromptArguments};
 use stream::TextStream;
 
-use super::interrupt::Interrupts;
+use super::interrupt::{Interrupts, interrupted};
 use super::pull::fetch;
 use super::setup::{LocalModel, settings};
 use crate::error::{Error, Exit};
@@ -94,10 +94,6 @@ fn finish(arguments: &RunArguments, report: &RunReport) -> Result<(), Error> {
         eprint!("\n{report}");
     }
     if report.stop_reason() == StopReason::Cancelled { Err(interrupted()) } else { Ok(()) }
-}
-
-fn interrupted() -> Error {
-    Error::new(Exit::Interrupted, "interrupted", "interrupted")
 }
 
 fn plan(
@@ -190,6 +186,7 @@ async fn generate(
                     processes.cancel().await?;
                 }
             }
+            Event::Scored { .. } => {}
             Event::Finished(generated) => {
                 stream.push(&pieces.finish().unwrap_or_default());
                 return Ok((generated, tokens, stream.finish()));

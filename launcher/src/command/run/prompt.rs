@@ -29,7 +29,11 @@ fn empty() -> Error {
         .with_hint("give one with --prompt, --prompt-file, or on standard input")
 }
 
-fn read_file(path: &Path) -> Result<String, Error> {
+/// Reads a text from a file.
+///
+/// # Errors
+/// It cannot be read, or it is not UTF-8.
+pub(in crate::command) fn read_file(path: &Path) -> Result<String, Error> {
     let bytes = fs::read(path).map_err(|error| {
         let message = format!("cannot read the prompt file {}: {error}", path.display());
         Error::new(Exit::Prompt, "prompt_unreadable", message)
