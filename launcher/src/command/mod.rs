@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod child;
+pub mod eval;
 pub mod index_arguments;
 mod interrupt;
 pub mod pull;
@@ -38,6 +39,7 @@ enum Command {
     Pull(pull::PullArguments),
     Replay(replay::ReplayArguments),
     Bench(bench::BenchArguments),
+    Eval(eval::EvalCommand),
     /// The process that runs the model; started by the launcher.
     #[command(hide = true)]
     GpuWorker(child::ChildArguments),
@@ -55,6 +57,7 @@ impl Cli {
             Command::Pull(arguments) => arguments.json,
             Command::Replay(arguments) => arguments.json,
             Command::Bench(arguments) => arguments.json(),
+            Command::Eval(command) => command.json(),
             Command::GpuWorker(_) | Command::CpuIndexer(_) => false,
         }
     }
@@ -69,6 +72,7 @@ impl Cli {
             Command::Pull(arguments) => pull::run(&arguments),
             Command::Replay(arguments) => replay::run(&arguments),
             Command::Bench(arguments) => bench::run(&arguments),
+            Command::Eval(command) => eval::run(&command),
             Command::GpuWorker(arguments) => {
                 child::run(&arguments, hindsight_gpu_worker::serve::run)
             }

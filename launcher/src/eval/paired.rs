@@ -30,9 +30,9 @@ impl Paired {
     /// Compares scores (from 0 to 1) prompt by prompt.
     ///
     /// The interval is a bootstrap's over prompts: their differences are drawn anew with replacement 4,000 times, from a
-    /// fixed seed, and the middle 95 % of the means are kept. Where no prompt differs, that would be a point; then it is
-    /// what the number of prompts allows: a share p of prompts that differ stays unseen in n with a probability of
-    /// (1 − p)ⁿ, which is 5 % at p = 1 − 0.05^(1/n).
+    /// fixed seed, and the middle 95 % of the means are kept. Where all differ alike (most often not at all), that would be
+    /// a point; then it is what the number of prompts allows: a share p of others stays unseen in n prompts with a
+    /// probability of (1 − p)ⁿ, which is 5 % at p = 1 − 0.05^(1/n).
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "prompts are few")]
     pub fn new(pairs: &[(f64, f64)]) -> Self {
@@ -41,11 +41,12 @@ impl Paired {
         let flips = |sign: f64| differences.iter().filter(|&&d| d * sign > NEGLIGIBLE).count();
         let (flips_up, flips_down) = (flips(1.0), flips(-1.0));
         let mean = differences.iter().sum::<f64>() / samples.max(1) as f64;
-        let interval = if flips_up + flips_down > 0 {
-            bootstrap(&differences)
-        } else {
+        let alike = differences.iter().all(|difference| (difference - mean).abs() < NEGLIGIBLE);
+        let interval = if alike {
             let unseen = 1.0 - OUTSIDE.powf(1.0 / samples.max(1) as f64);
-            [-unseen, unseen]
+            [(mean - unseen).max(-1.0), (mean + unseen).min(1.0)]
+        } else {
+            bootstrap(&differences)
         };
         Self {
             samples,

@@ -1,6 +1,9 @@
 //! What a run tells its user: numbers for people, numbers for machines.
 
 pub mod bench;
+pub mod eval;
+pub mod eval_page;
+pub mod eval_progress;
 pub mod progress;
 pub mod replay;
 pub mod run;

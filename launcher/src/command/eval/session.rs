@@ -1,0 +1,137 @@
+//! A running pair of processes that is asked one thing after the other.
+
+use hindsight_gpu_worker::sampling::SamplingParameters;
+use hindsight_protocol::control::messages::{Generate, Generated, Score};
+use hindsight_protocol::records::AttentionPolicy;
+
+use super::super::interrupt::{Interrupts, interrupted};
+use crate::error::Error;
+use crate::supervise::{Event, Processes, Settings};
+
+/// A running pair of processes, which remember the prompt before.
+#[derive(Debug)]
+pub(super) struct Session {
+    processes: Processes,
+    top_k: u32,
+    token_bytes: u64,
+    stop: Vec<u32>,
+}
+
+/// A text that was generated.
+#[derive(Debug)]
+pub(super) struct Text {
+    pub(super) tokens: Vec<u32>,
+    pub(super) generated: Generated,
+    /// Bytes that travelled to the worker, or would have with a device of its own.
+    pub(super) link_bytes: f64,
+}
+
+/// What was predicted of a given text.
+#[derive(Debug, Default)]
+pub(super) struct Scores {
+    pub(super) log_probabilities: Vec<f32>,
+    pub(super) likeliest: Vec<u32>,
+    pub(super) decode_s: f64,
+}
+
+impl Session {
+    /// Starts the processes. Texts end with a token of `stop`.
+    pub(super) async fn start(
+        settings: Settings,
+        stop: &[u32],
+        interrupts: &mut Interrupts,
+    ) -> Result<Self, Error> {
+        let top_k = u32::try_from(settings.index.top_k).map_err(Error::internal)?;
+        let token_bytes = settings.arena.geometry.token_bytes() as u64;
+        let processes = tokio::select! {
+            started = Processes::start(settings) => started?,
+            () = interrupts.next() => return Err(interrupted()),
+        };
+        Ok(Self { processes, top_k, token_bytes, stop: stop.to_vec() })
+    }
+
+    /// The likeliest text after a prompt, token by token.
+    pub(super) async fn generate(
+        &mut self,
+        prompt: &[u32],
+        max_tokens: u32,
+        policy: AttentionPolicy,
+        interrupts: &mut Interrupts,
+    ) -> Result<Text, Error> {
+        let shipped = self.processes.telemetry().indexer.shipped_bytes.get();
+        let request = Generate {
+            prompt: prompt.to_vec(),
+            max_tokens,
+            stop: self.stop.clone(),
+            policy,
+            top_k: self.top_k,
+            sampling: SamplingParameters { temperature: 0.0, ..SamplingParameters::default() },
+        };
+        self.processes.generate(request).await?;
+        let mut tokens = Vec::new();
+        let generated = loop {
+            match self.next_event(interrupts).await? {
+                Event::Token(token) => tokens.push(token),
+                Event::Finished(generated) => break generated,
+                Event::Prefilled(_) | Event::Scored { .. } => {}
+            }
+        };
+        let shipped = self.processes.telemetry().indexer.shipped_bytes.get() - shipped;
+        let link_bytes = self.link_bytes(prompt.len(), generated.decode_steps, policy, shipped);
+        Ok(Text { tokens, generated, link_bytes })
+    }
+
+    /// How well each token of `text` is predicted after a prompt.
+    pub(super) async fn score(
+        &mut self,
+        prompt: &[u32],
+        text: &[u32],
+        policy: AttentionPolicy,
+        interrupts: &mut Interrupts,
+    ) -> Result<Scores, Error> {
+        let (prompt, text) = (prompt.to_vec(), text.to_vec());
+        self.processes.score(Score { prompt, text, policy, top_k: self.top_k }).await?;
+        let mut scores = Scores::default();
+        loop {
+            match self.next_event(interrupts).await? {
+                Event::Scored { log_probability, likeliest } => {
+                    scores.log_probabilities.push(log_probability);
+                    scores.likeliest.push(likeliest);
+                }
+                Event::Finished(generated) => {
+                    scores.decode_s = generated.decode_s;
+                    return Ok(scores);
+                }
+                Event::Prefilled(_) | Event::Token(_) => {}
+            }
+        }
+    }
+
+    async fn next_event(&mut self, interrupts: &mut Interrupts) -> Result<Event, Error> {
+        tokio::select! {
+            event = self.processes.next_event() => event,
+            () = interrupts.next() => Err(interrupted()),
+        }
+    }
+
+    /// With full attention a step ships every key and value held; the new token's own travel the other way.
+    #[expect(clippy::cast_precision_loss, reason = "bytes become means of a few digits")]
+    fn link_bytes(&self, prompt: usize, steps: u64, policy: AttentionPolicy, shipped: u64) -> f64 {
+        let (token, steps) = (self.token_bytes as f64, steps as f64);
+        let shipped = match policy {
+            AttentionPolicy::Full => steps * (prompt as f64 + (steps + 1.0) / 2.0) * token,
+            AttentionPolicy::Exact | AttentionPolicy::Lfps => shipped as f64,
+        };
+        shipped + steps * token
+    }
+
+    /// Ends the processes when all went well.
+    pub(super) async fn end(self) {
+        self.processes.end().await;
+    }
+
+    /// Ends them at once when something has failed.
+    pub(super) async fn abort(self) {
+        self.processes.abort().await;
+    }
+}
