@@ -10,9 +10,11 @@ pub struct Haystack {
 }
 
 impl Default for Haystack {
-    /// The first chapters of Alice's Adventures in Wonderland.
+    /// The first chapters of Alice's Adventures in Wonderland, without the notes in brackets that somebody has pencilled
+    /// in: they are needles themselves.
     fn default() -> Self {
-        Self::new(BOOK).expect("the book has words")
+        let printed: Vec<&str> = BOOK.lines().filter(|line| !line.starts_with('[')).collect();
+        Self::new(&printed.join("\n")).expect("the book has words")
     }
 }
 
@@ -57,6 +59,13 @@ mod tests {
         assert_eq!(haystack.sentences(4), ["It rained.", "`Why?'", "she"]);
         assert_eq!(haystack.sentences(8)[3..], ["And It rained."]);
         assert!(haystack.sentences(0).is_empty());
+    }
+
+    #[test]
+    fn the_book_holds_no_number_that_could_be_taken_for_an_answer() {
+        let book = Haystack::default();
+        assert!(book.words.len() > 4900);
+        assert!(book.words.iter().all(|word| !word.contains(|c: char| c.is_ascii_digit())));
     }
 
     #[test]
