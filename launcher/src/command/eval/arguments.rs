@@ -1,6 +1,6 @@
 //! What all evaluations can be told.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use hindsight_protocol::records::AttentionPolicy;
@@ -23,9 +23,10 @@ pub(super) struct EvalArguments {
     #[arg(long)]
     pub(super) allow_beyond_trained: bool,
 
-    /// Folder that results are kept in, and taken from when the same command is run again
-    #[arg(short, long, value_name = "DIR", default_value = "hindsight-eval")]
-    pub(super) output: PathBuf,
+    /// Folder that results are kept in, and taken from when the same command is run again [default:
+    /// hindsight-eval/COMMAND]
+    #[arg(short, long, value_name = "DIR")]
+    pub(super) output: Option<PathBuf>,
 
     /// Print JSON instead of tables
     #[arg(long)]
@@ -45,6 +46,11 @@ pub(super) struct EvalArguments {
 }
 
 impl EvalArguments {
+    /// The folder of results of the given command.
+    pub(super) fn folder(&self, command: &str) -> PathBuf {
+        self.output.clone().unwrap_or_else(|| Path::new("hindsight-eval").join(command))
+    }
+
     /// The attentions, each once, the one that others are compared with first.
     pub(super) fn attentions(&self) -> Vec<AttentionPolicy> {
         let all = [AttentionPolicy::Full, AttentionPolicy::Exact, AttentionPolicy::Lfps];

@@ -46,7 +46,7 @@ pub(super) async fn run(
     let context = context(&entries, &model, common.allow_beyond_trained)?;
     let prompts = serde_json::json!({ "jsonl": arguments.input });
     let setting = Setting::new(common, &model, prompts)?;
-    let results = Results::open(&common.output, &setting).map_err(unkept)?;
+    let results = Results::open(&common.folder("jsonl"), &setting).map_err(unkept)?;
     let make = |key: &Key| {
         let entry = entries.iter().find(|entry| entry.key == *key).expect("keys are of entries");
         Ok(Case {

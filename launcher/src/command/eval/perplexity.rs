@@ -63,7 +63,7 @@ pub(super) async fn run(
         "stride": arguments.stride,
     });
     let setting = Setting::new(common, &model, prompts)?;
-    let results = Results::open(&common.output, &setting).map_err(unkept)?;
+    let results = Results::open(&common.folder("perplexity"), &setting).map_err(unkept)?;
     let attentions = common.attentions();
     let mut predictions = Vec::new();
     for &attention in &attentions {

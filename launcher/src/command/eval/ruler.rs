@@ -78,7 +78,7 @@ pub(super) async fn run(
         "hotpot": arguments.hotpot,
     });
     let setting = Setting::new(common, &model, prompts)?;
-    let results = Results::open(&common.output, &setting).map_err(unkept)?;
+    let results = Results::open(&common.folder("ruler"), &setting).map_err(unkept)?;
     let make = |key: &Key| {
         let task = Task::by_name(&key.task).expect("keys are made of tasks");
         let count = |draft: &_| Ok::<_, Error>(template.tokens(draft)?.len());
