@@ -5,10 +5,12 @@ pub mod child;
 pub mod eval;
 pub mod index_arguments;
 mod interrupt;
+mod output;
 pub mod pull;
 pub mod replay;
 pub mod run;
 mod setup;
+pub mod trace;
 
 use clap::{Parser, Subcommand};
 
@@ -38,6 +40,7 @@ enum Command {
     Run(Box<run::RunArguments>),
     Pull(pull::PullArguments),
     Replay(replay::ReplayArguments),
+    Trace(trace::TraceArguments),
     Bench(bench::BenchArguments),
     Eval(eval::EvalCommand),
     /// The process that runs the model; started by the launcher.
@@ -56,6 +59,7 @@ impl Cli {
             Command::Run(arguments) => arguments.json(),
             Command::Pull(arguments) => arguments.json,
             Command::Replay(arguments) => arguments.json,
+            Command::Trace(arguments) => arguments.json(),
             Command::Bench(arguments) => arguments.json(),
             Command::Eval(command) => command.json(),
             Command::GpuWorker(_) | Command::CpuIndexer(_) => false,
@@ -71,6 +75,7 @@ impl Cli {
             Command::Run(arguments) => run::run(*arguments),
             Command::Pull(arguments) => pull::run(&arguments),
             Command::Replay(arguments) => replay::run(&arguments),
+            Command::Trace(arguments) => trace::run(&arguments),
             Command::Bench(arguments) => bench::run(&arguments),
             Command::Eval(command) => eval::run(&command),
             Command::GpuWorker(arguments) => {

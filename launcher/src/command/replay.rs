@@ -1,19 +1,23 @@
 //! `hindsight replay`: run the index over recorded attention.
 
+use std::io::Write;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use hindsight_cpu_indexer::parameters::{IndexParameters, ParameterError};
 use hindsight_cpu_indexer::replay::{ReplayPolicy, ReplayReport, Trace, replay};
 
 use super::index_arguments::IndexArguments;
+use super::output::Output;
 use super::run::arguments::Dtype;
 use crate::error::{Error, Exit};
+use crate::report::plot::svg;
 use crate::report::replay::table;
 
 /// Run the index over recorded attention, and say how good and how dear its selections are
 ///
 /// A trace is a safetensors file with queries, keys and values of real decode steps. The loop is closed: history sees only
-/// what the policy itself selected. Several policies and traces give one table.
+/// what the policy itself selected. Several policies, traces and top-k give one table.
 #[derive(Debug, Args)]
 pub struct ReplayArguments {
     /// Traces
@@ -36,7 +40,15 @@ pub struct ReplayArguments {
     #[arg(long, default_value_t = 16)]
     block_tokens: u32,
 
-    /// Print JSON: one object per trace and policy
+    /// Replay with each of these top-k in turn
+    #[arg(long, value_name = "K", value_delimiter = ',', conflicts_with = "top_k")]
+    curve: Vec<usize>,
+
+    /// Draw quality against cost, as SVG
+    #[arg(long, value_name = "FILE")]
+    plot: Option<PathBuf>,
+
+    /// Print JSON: one object per trace, policy and top-k
     #[arg(long)]
     pub(super) json: bool,
 }
@@ -65,22 +77,48 @@ impl From<Policy> for ReplayPolicy {
     }
 }
 
+impl ReplayArguments {
+    /// The index's parameters, for each top-k.
+    fn parameters(&self) -> Result<Vec<IndexParameters>, Error> {
+        let parameters = self.index.parameters()?;
+        if self.curve.is_empty() {
+            return Ok(vec![parameters]);
+        }
+        let with = |&top_k: &usize| {
+            let parameters = IndexParameters { top_k, ..parameters.clone() };
+            parameters.validate().map_err(wrong_parameter)?;
+            Ok(parameters)
+        };
+        self.curve.iter().map(with).collect()
+    }
+}
+
+fn wrong_parameter(error: ParameterError) -> Error {
+    Error::new(Exit::Usage, "index_parameters", error)
+}
+
 /// Runs the command.
 ///
 /// # Errors
-/// A file is no trace, or a parameter is out of range.
+/// A file is no trace, a parameter is out of range, or the plot cannot be written.
 #[expect(clippy::print_stdout, reason = "this is the command's output")]
 pub fn run(arguments: &ReplayArguments) -> Result<(), Error> {
-    let parameters = arguments.index.parameters()?;
+    let parameters = arguments.parameters()?;
+    let plot = arguments.plot.clone().map(|path| Output::new(path, true)).transpose()?;
     let mut reports: Vec<ReplayReport> = Vec::new();
     for path in &arguments.traces {
         let trace = Trace::read(path, arguments.block_tokens, arguments.kv_dtype.into())
             .map_err(|error| Error::new(Exit::Model, "trace", error))?;
         for &policy in &arguments.policy {
-            let report = replay(&trace, policy.into(), &parameters)
-                .map_err(|error| Error::new(Exit::Usage, "index_parameters", error))?;
-            reports.push(report);
+            for parameters in &parameters {
+                let report = replay(&trace, policy.into(), parameters).map_err(wrong_parameter)?;
+                reports.push(report);
+            }
         }
+    }
+    if let Some(plot) = plot {
+        let svg = svg(&reports).map_err(Error::internal)?;
+        plot.write(|file| file.write_all(svg.as_bytes()))?;
     }
     if arguments.json {
         println!("{}", serde_json::to_string(&reports).map_err(Error::internal)?);

@@ -4,6 +4,7 @@ pub mod bench;
 pub mod eval;
 pub mod eval_page;
 pub mod eval_progress;
+pub mod plot;
 pub mod progress;
 pub mod replay;
 pub mod run;

@@ -28,10 +28,18 @@ impl RunProgress {
 
     /// Reading of the prompt has begun.
     pub fn begin_prefill(&self, tokens: u64) {
-        const TEMPLATE: &str = "reading the prompt {wide_bar} {pos}/{len} tokens, {eta} left";
-        let style = ProgressStyle::with_template(TEMPLATE).expect("the template is valid");
+        self.count("reading the prompt {wide_bar} {pos}/{len} tokens, {eta} left", tokens);
+    }
+
+    /// Decoding of a known number of steps has begun.
+    pub fn begin_steps(&self, steps: u64) {
+        self.count("decoding {wide_bar} {pos}/{len} steps, {eta} left", steps);
+    }
+
+    fn count(&self, template: &str, length: u64) {
+        let style = ProgressStyle::with_template(template).expect("the templates are valid");
         self.bar.set_style(style);
-        self.bar.set_length(tokens);
+        self.bar.set_length(length);
         self.bar.set_position(0);
         self.bar.reset_eta();
     }
@@ -39,6 +47,11 @@ impl RunProgress {
     /// So many tokens of the prompt have been read.
     pub fn prefilled(&self, tokens: u64) {
         self.bar.set_position(tokens);
+    }
+
+    /// So many steps have been decoded.
+    pub fn stepped(&self, steps: u64) {
+        self.bar.set_position(steps);
     }
 
     /// Removes the line.

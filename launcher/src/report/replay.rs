@@ -9,7 +9,7 @@ use hindsight_cpu_indexer::replay::ReplayReport;
 pub fn table(reports: &[ReplayReport]) -> String {
     let trace_width = reports.iter().map(|report| report.trace.len()).max().unwrap_or(0).max(5);
     let mut out = format!(
-        "{:trace_width$}  {:14} {:>5} {:>10} {:>6} {:>6} {:>6} {:>6} {:>6} {:>6} {:>9} {:>8} {:>7} {:>6} {:>6}\n",
+        "{:trace_width$}  {:14} {:>5} {:>10} {:>6} {:>6} {:>6} {:>6} {:>6} {:>6} {:>10} {:>8} {:>8} {:>7} {:>6} {:>6}\n",
         "trace",
         "policy",
         "top-k",
@@ -20,6 +20,7 @@ pub fn table(reports: &[ReplayReport]) -> String {
         "p1",
         "worst",
         "blocks",
+        "block mass",
         "block p1",
         "error",
         "us",
@@ -29,14 +30,14 @@ pub fn table(reports: &[ReplayReport]) -> String {
     for report in reports {
         let ReplayReport { trace, policy, top_k, candidates_mean, bytes_share, .. } = report;
         let ReplayReport { recall_mean, mass_mean, mass_p1, mass_min, blocks_mean, .. } = report;
-        let ReplayReport { block_mass_p1, output_error_mean, select_us_mean, .. } = report;
-        let ReplayReport { speedup, repair_rate, .. } = report;
+        let ReplayReport { block_mass_mean, block_mass_p1, output_error_mean, .. } = report;
+        let ReplayReport { select_us_mean, speedup, repair_rate, .. } = report;
         // Writing to a string cannot fail.
         let _ = writeln!(
             out,
             "{trace:trace_width$}  {policy:14} {top_k:>5} {candidates_mean:>10.0} {bytes_share:>6.3} \
              {recall_mean:>6.3} {mass_mean:>6.4} {mass_p1:>6.4} {mass_min:>6.4} {blocks_mean:>6.0} \
-             {block_mass_p1:>9.4} {output_error_mean:>8.4} {select_us_mean:>7.1} {speedup:>5.1}x {repair_rate:>6.3}"
+             {block_mass_mean:>10.4} {block_mass_p1:>8.4} {output_error_mean:>8.4} {select_us_mean:>7.1} {speedup:>5.1}x {repair_rate:>6.3}"
         );
     }
     out
