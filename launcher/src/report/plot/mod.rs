@@ -30,11 +30,7 @@ const COLOURS: [RGBColor; 6] = [
 ];
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
-type Chart<'a, 'b> = ChartContext<
-    'a,
-    SVGBackend<'b>,
-    Cartesian2d<plotters::coord::combinators::LogCoord<f64>, RangedCoordf64>,
->;
+type Chart<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
 
 /// Draws an SVG with one mark for each replay: across, the bytes read as a share of an exact scan; upwards, the mean mass of
 /// the selection on a scale of nines, with a whisker down to its first percentile. A line joins what differs in top-k
@@ -50,32 +46,32 @@ pub fn svg(reports: &[ReplayReport]) -> Result<String, Box<dyn Error + Send + Sy
 
 fn draw(reports: &[ReplayReport], area: &Area<'_>) -> Result<(), Box<dyn Error + Send + Sync>> {
     area.fill(&WHITE)?;
-    let (least, most) = cost_range(reports);
+    let costs = Costs::new(reports);
     let mut chart = ChartBuilder::on(area)
         .caption(title(reports), (FONT, 18))
         .margin(16)
         .x_label_area_size(48)
         .y_label_area_size(84)
-        .build_cartesian_2d((least..most).log_scale(), 0.0..MOST_NINES)?;
+        .build_cartesian_2d(costs.least..costs.most, 0.0..MOST_NINES)?;
     chart
         .configure_mesh()
         .light_line_style(TRANSPARENT)
         .x_desc("bytes read, as a share of an exact scan of the keys")
         .y_desc("mass of the selection over that of the exact top-k (whisker: 1st percentile)")
+        .x_label_formatter(&|decades| share_label(*decades))
         .y_label_formatter(&|nines| mass_label(*nines))
         .label_style((FONT, TEXT_SIZE))
         .axis_desc_style((FONT, TEXT_SIZE + 1))
         .draw()?;
-    let cost = |report: &ReplayReport| report.bytes_share.max(least);
     for (curve, colour) in curves(reports) {
-        let line = curve.iter().map(|report| (cost(report), nines(report.mass_mean)));
+        let line = curve.iter().map(|report| (costs.of(report), nines(report.mass_mean)));
         chart.draw_series([PathElement::new(line.collect::<Vec<_>>(), colour.mix(0.4))])?;
         for report in curve {
-            draw_mark(&mut chart, report, cost(report), colour)?;
+            draw_mark(&mut chart, report, costs.of(report), colour)?;
         }
     }
     let place =
-        |report: &ReplayReport| chart.backend_coord(&(cost(report), nines(report.mass_mean)));
+        |report: &ReplayReport| chart.backend_coord(&(costs.of(report), nines(report.mass_mean)));
     let mut labels = Labels::new(chart.plotting_area().get_pixel_range());
     reports.iter().for_each(|report| labels.add_mark(place(report)));
     for (curve, colour) in curves(reports) {
@@ -143,12 +139,32 @@ fn mass_label(nines: f64) -> String {
     format!("{most}{:.digits$}", 1.0 - 10_f64.powf(-nines))
 }
 
-/// Whole powers of ten below, a margin above. What reads nothing stands at the left end.
-fn cost_range(reports: &[ReplayReport]) -> (f64, f64) {
-    let shares = || reports.iter().map(|report| report.bytes_share);
-    let least = shares().filter(|share| *share > 0.0).fold(0.5, f64::min);
-    let most = shares().fold(1.0, f64::max);
-    (10_f64.powf(least.log10().floor()), most * 1.5)
+/// The axis of costs: decades, as logarithms of shares.
+struct Costs {
+    least: f64,
+    most: f64,
+}
+
+impl Costs {
+    /// Holds all that read anything, with a margin; a wider one if something reads nothing.
+    fn new(reports: &[ReplayReport]) -> Self {
+        let shares = || reports.iter().map(|report| report.bytes_share);
+        let least = shares().filter(|share| *share > 0.0).fold(0.5, f64::min);
+        let most = shares().fold(1.0, f64::max);
+        let margin = if shares().any(|share| share <= 0.0) { 0.4 } else { 0.1 };
+        Self { least: least.log10() - margin, most: most.log10() + 0.1 }
+    }
+
+    /// Where a replay stands; what reads nothing at the left end.
+    fn of(&self, report: &ReplayReport) -> f64 {
+        report.bytes_share.log10().max(self.least)
+    }
+}
+
+/// A share by its logarithm, in two digits.
+fn share_label(decades: f64) -> String {
+    let digits = (-decades).ceil().max(0.0) as usize + 1;
+    format!("{:.digits$}", 10_f64.powf(decades))
 }
 
 fn all_same<T: PartialEq>(mut of_each: impl Iterator<Item = T>) -> bool {
@@ -256,6 +272,12 @@ mod tests {
         assert_eq!((nines(0.0), nines(1.0), nines(1.2)), (0.0, 5.0, 5.0));
         let labels = [0.0, 1.0, 2.0, 3.0, 5.0].map(mass_label);
         assert_eq!(labels, ["0", "0.9", "0.99", "0.999", "≥ 0.99999"]);
+    }
+
+    #[test]
+    fn shares_are_labelled_in_two_digits() {
+        let labels = [0.0, -0.2, -1.0, -1.5].map(share_label);
+        assert_eq!(labels, ["1.0", "0.63", "0.10", "0.032"]);
     }
 
     #[test]
