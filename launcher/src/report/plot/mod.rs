@@ -163,7 +163,8 @@ impl Costs {
 
 /// A share by its logarithm, in two digits.
 fn share_label(decades: f64) -> String {
-    let digits = (-decades).ceil().max(0.0) as usize + 1;
+    // Ticks are off whole decades by rounding errors.
+    let digits = (-decades - 1e-6).ceil().max(0.0) as usize + 1;
     format!("{:.digits$}", 10_f64.powf(decades))
 }
 
@@ -276,7 +277,7 @@ mod tests {
 
     #[test]
     fn shares_are_labelled_in_two_digits() {
-        let labels = [0.0, -0.2, -1.0, -1.5].map(share_label);
+        let labels = [-1e-9, -0.2, -1.000_000_001, -1.5].map(share_label);
         assert_eq!(labels, ["1.0", "0.63", "0.10", "0.032"]);
     }
 
