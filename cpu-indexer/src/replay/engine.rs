@@ -10,7 +10,6 @@ use super::baselines::{PageDigests, sliding_window};
 use super::report::{Numbers, ReplayReport};
 use super::trace::Trace;
 use crate::index::Index;
-use crate::kernels::scalar::widen;
 use crate::kernels::{GroupQuery, Kernels, Scores};
 use crate::parameters::{IndexParameters, ParameterError, Policy};
 use crate::scan::score_all;
@@ -302,26 +301,36 @@ impl Judge {
     fn output_errors(&self, view: HeadBlocks<'_>, mask: &[bool], errors: &mut Numbers) {
         /// Weights whose values cannot change an output by more than rounding does.
         const NEGLIGIBLE: f32 = 1e-9;
-        let dim = view.head_dim();
-        for weights in &self.weights {
-            let (mut full, mut part) = (vec![0.0_f32; dim], vec![0.0_f32; dim]);
-            let mut mass = 0.0;
-            for (token, (&weight, &chosen)) in weights.iter().zip(mask).enumerate() {
-                if weight < NEGLIGIBLE {
-                    continue;
-                }
-                mass += if chosen { weight } else { 0.0 };
-                let kept = if chosen { weight } else { 0.0 };
-                for ((full, part), &bits) in full.iter_mut().zip(&mut part).zip(view.value(token)) {
-                    let value = widen(view.dtype(), bits);
-                    *full += weight * value;
-                    *part += kept * value;
+        let (dim, group) = (view.head_dim(), self.weights.len());
+        let (zero, mut value) = (vec![0.0; dim], vec![0.0; dim]);
+        let (mut full, mut part) = (vec![0.0_f32; group * dim], vec![0.0_f32; group * dim]);
+        let mut masses = vec![0.0_f32; group];
+        for (token, &chosen) in mask.iter().enumerate() {
+            if self.weights.iter().all(|weights| weights[token] < NEGLIGIBLE) {
+                continue;
+            }
+            self.kernels.centre(view.dtype(), view.value(token), &zero, &mut value);
+            let outputs = full.chunks_exact_mut(dim).zip(part.chunks_exact_mut(dim));
+            for ((weights, mass), (full, part)) in self.weights.iter().zip(&mut masses).zip(outputs)
+            {
+                let weight = weights[token];
+                add_scaled(weight, &value, full);
+                if chosen {
+                    *mass += weight;
+                    add_scaled(weight, &value, part);
                 }
             }
-            let square = |x: f32| f64::from(x) * f64::from(x);
-            let distance: f64 = full.iter().zip(&part).map(|(f, p)| square(f - p / mass)).sum();
+        }
+        let square = |x: f32| f64::from(x) * f64::from(x);
+        let outputs = full.chunks_exact(dim).zip(part.chunks_exact(dim));
+        for (mass, (full, part)) in masses.iter().zip(outputs) {
+            let distance: f64 = full.iter().zip(part).map(|(f, p)| square(f - p / mass)).sum();
             let length: f64 = full.iter().map(|f| square(*f)).sum();
             errors.push((distance / length.max(f64::MIN_POSITIVE)).sqrt());
         }
     }
+}
+
+fn add_scaled(factor: f32, vector: &[f32], sum: &mut [f32]) {
+    sum.iter_mut().zip(vector).for_each(|(sum, x)| *sum += factor * x);
 }
