@@ -38,7 +38,7 @@ WARM_UP = 2
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hindsight", default="target/release/hindsight", help="the program [target/release/hindsight]")
-    parser.add_argument("--trace", help="recorded attention to take vectors from [what `hindsight bench index` uses by itself]")
+    parser.add_argument("--trace", required=True, help="recorded attention to take vectors from (`hindsight trace record`)")
     parser.add_argument("--context", type=int, default=131072)
     parser.add_argument("--kv-heads", type=int, default=2)
     parser.add_argument("--group", type=int, default=4)

@@ -1,0 +1,66 @@
+//! The index is timed over attention of a real model.
+
+mod support;
+
+use std::path::Path;
+use std::process::Output;
+
+use serde_json::Value;
+use support::{hindsight, model, stderr};
+use tempfile::TempDir;
+
+fn bench_index(trace: &Path, arguments: &[&str]) -> Output {
+    hindsight()
+        .args(["bench", "index", "--json", "--trace"])
+        .arg(trace)
+        .args(["--kv-heads", "2", "--group", "3", "--head-dim", "64", "--top-k", "64"])
+        .args(["--steps", "2", "--repeats", "1"])
+        .args(arguments)
+        .output()
+        .unwrap()
+}
+
+#[test]
+fn steps_of_the_index_are_timed_beside_those_of_an_exact_scan() {
+    let directory = TempDir::new().unwrap();
+    let trace = directory.path().join("trace.safetensors");
+    let text = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/alice.txt");
+    let recorded = hindsight()
+        .args(["trace", "record", "--prompt-tokens", "600", "--steps", "8", "--layers", "2,7"])
+        .arg("--model")
+        .arg(model())
+        .arg("--text")
+        .arg(text)
+        .arg("--output")
+        .arg(&trace)
+        .output()
+        .unwrap();
+    assert!(recorded.status.success(), "{}", stderr(&recorded));
+
+    let output = bench_index(&trace, &["--context", "1024,4096"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(report["memory_bandwidth_gb_per_s"].as_f64().unwrap() > 0.0);
+    let rows = report["rows"].as_array().unwrap();
+    let contexts: Vec<_> = rows.iter().map(|row| row["context"].as_u64().unwrap()).collect();
+    assert_eq!(contexts, [1024, 4096]);
+    for row in rows {
+        let figure = |key: &str| row[key].as_f64().unwrap_or_else(|| panic!("no {key} in {row}"));
+        assert!((figure("speedup") - figure("exact_us") / figure("lfps_us")).abs() < 1e-6);
+        assert!(figure("exact_scan_us") < figure("exact_us") * 2.0, "{row}");
+        assert_eq!(figure("exact_bytes"), figure("context") * 64.0 * 2.0);
+        assert!(figure("lfps_candidates") >= 64.0, "{row}");
+        assert!((0.0..=1.0).contains(&figure("repair_rate")), "{row}");
+        assert!((0.9..1.001).contains(&figure("lfps_mass")), "{row}");
+        assert!(figure("lfps_mass") > figure("history_mass") - 0.05, "{row}");
+        assert!(figure("exact_bandwidth_share") > 0.0, "{row}");
+    }
+    assert!(rows[1]["lfps_bytes"].as_f64() < rows[1]["exact_bytes"].as_f64(), "{}", rows[1]);
+}
+
+#[test]
+fn a_trace_that_is_not_there_is_named() {
+    let output = bench_index(Path::new("nowhere.safetensors"), &["--context", "1024"]);
+    assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
+    assert!(stderr(&output).contains("nowhere.safetensors"), "{}", stderr(&output));
+}
