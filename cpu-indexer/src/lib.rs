@@ -2,6 +2,7 @@
 
 mod audit;
 pub mod bench;
+mod clock;
 mod exact;
 mod index;
 pub mod kernels;

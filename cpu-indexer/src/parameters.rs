@@ -156,6 +156,15 @@ impl IndexParameters {
         check("seed queries", seeds, (1..=64).contains(&seeds), "from 1 to 64")
     }
 
+    /// Bytes of a code of a key with `head_dim` elements.
+    pub(crate) fn code_bytes_of(&self, head_dim: usize) -> usize {
+        match self.code_bytes {
+            // What has proved enough.
+            0 => (head_dim / 16).max(8).min(head_dim / 8),
+            bytes => bytes,
+        }
+    }
+
     /// `multiple` times `top_k`, rounded up.
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
     pub(crate) fn times_top_k(&self, multiple: f32) -> usize {
@@ -170,6 +179,15 @@ mod tests {
     #[test]
     fn the_defaults_are_valid() {
         assert_eq!(IndexParameters::default().validate(), Ok(()));
+    }
+
+    #[test]
+    fn codes_stay_under_a_twentieth_of_keys_and_values() {
+        let parameters = IndexParameters::default();
+        for head_dim in (16..=512).step_by(16) {
+            let bytes = parameters.code_bytes_of(head_dim);
+            assert!(bytes >= 1 && bytes * 20 <= 2 * 2 * head_dim, "{bytes} for {head_dim}");
+        }
     }
 
     #[test]

@@ -3,10 +3,11 @@
 use std::time::Instant;
 
 use super::bandwidth::MemoryReader;
-use super::numbers::{mean, median, microseconds, smallest_of_each};
+use super::numbers::{mean, median, smallest_of_each};
 use super::report::IndexBenchRow;
 use super::scans::{ScanTimes, Scans};
 use super::workload::Workload;
+use crate::clock::microseconds;
 use crate::index::Index;
 use crate::parameters::{IndexParameters, ParameterError, Policy, SketchUse};
 use crate::selection::Selection;

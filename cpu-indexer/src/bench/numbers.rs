@@ -1,11 +1,4 @@
-//! Times, means and medians.
-
-use std::time::Instant;
-
-/// Microseconds since `start`.
-pub(super) fn microseconds(start: Instant) -> f64 {
-    start.elapsed().as_secs_f64() * 1e6
-}
+//! Means and medians.
 
 /// The mean; 0 of nothing.
 pub(super) fn mean(numbers: &[f64]) -> f64 {

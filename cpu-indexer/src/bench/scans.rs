@@ -4,10 +4,10 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use super::bandwidth::MemoryReader;
-use super::numbers::{median, microseconds};
+use super::numbers::median;
 use super::workload::Workload;
+use crate::clock::microseconds;
 use crate::kernels::{GroupQuery, Kernels, Scores};
-use crate::lfps::default_code_bytes;
 use crate::parameters::IndexParameters;
 use crate::scan::score_all;
 use crate::sketch::{EncodeScratch, Ranking, Sketch};
@@ -112,10 +112,7 @@ impl<'w> Scans<'w> {
     /// Codes of the first head's keys, learnt from the last prompt queries.
     fn sketch(&self, parameters: &IndexParameters) -> (Sketch, Ranking) {
         let view = self.workload.view(self.workload.steps() - 1, 0);
-        let bytes = match parameters.code_bytes {
-            0 => default_code_bytes(view.head_dim()),
-            bytes => bytes,
-        };
+        let bytes = parameters.code_bytes_of(view.head_dim());
         let tokens = view.tokens();
         let queries = self.workload.prompt_queries(0);
         let first = parameters.sink.min(tokens - 1);

@@ -9,7 +9,7 @@ use std::arch::x86_64::*;
 
 use hindsight_protocol::geometry::KvDtype;
 
-use super::{CODE_GROUP, CODE_WORDS, GroupQuery, LANES, dense, prefetch, scalar};
+use super::{CODE_GROUP, CODE_WORDS, GroupQuery, dense, prefetch, scalar};
 
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn score_rows(
@@ -285,42 +285,7 @@ pub(super) fn pick_not_below(weights: &[f32], floor: f32, tokens: &[u32], out: &
     scalar::pick_not_below(tail, floor, &tokens[8 * parts.len()..], out);
 }
 
-/// See [`super::dense::combine_rows`].
-#[target_feature(enable = "avx2,fma")]
-pub(super) fn combine_rows(factors: &[f32], matrix: &[u16], out: &mut [f32]) {
-    dense::combine_rows::<true>(factors, matrix, out);
-}
-
-/// See [`super::dense::add_outer`].
-#[target_feature(enable = "avx2,fma")]
-pub(super) fn add_outer(vector: &[f32], scale: f32, matrix: &mut [f32]) {
-    dense::add_outer::<true>(vector, scale, matrix);
-}
-
-/// See [`super::dense::centre`].
-#[target_feature(enable = "avx2,fma")]
-pub(super) fn centre(dtype: KvDtype, row: &[u16], mean: &[f32], out: &mut [f32]) {
-    match dtype {
-        KvDtype::F16 => dense::centre::<true>(row, mean, out),
-        KvDtype::Bf16 => dense::centre::<false>(row, mean, out),
-    }
-}
-
-/// See [`super::dense::project`].
-#[target_feature(enable = "avx2,fma")]
-pub(super) fn project(points: &[[f32; LANES]], matrix: &[u16], out: &mut [[f32; LANES]]) {
-    dense::project::<true>(points, matrix, out);
-}
-
-/// See [`super::dense::largest_words`].
-#[target_feature(enable = "avx2,fma")]
-pub(super) fn largest_words(
-    points: &[[f32; LANES]],
-    words: &[u16],
-    offsets: &[f32; CODE_WORDS],
-) -> [u8; LANES] {
-    dense::largest_words::<true>(points, words, offsets)
-}
+dense::compile!(true, "avx2,fma");
 
 #[target_feature(enable = "avx2")]
 pub(super) fn read(words: &[u16], ahead: &[u16]) -> u64 {

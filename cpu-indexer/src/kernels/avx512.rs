@@ -12,7 +12,7 @@ use std::arch::x86_64::*;
 
 use hindsight_protocol::geometry::KvDtype;
 
-use super::{CODE_GROUP, CODE_WORDS, GroupQuery, LANES, dense, prefetch, scalar};
+use super::{CODE_GROUP, CODE_WORDS, GroupQuery, dense, prefetch, scalar};
 
 /// Rows that are scored together, so that each part of a query is loaded once for all of them.
 const ROWS: usize = 4;
@@ -430,42 +430,7 @@ pub(super) fn pick_not_below(weights: &[f32], floor: f32, tokens: &[u32], out: &
     }
 }
 
-/// See [`super::dense::combine_rows`].
-#[target_feature(enable = "avx512f,fma")]
-pub(super) fn combine_rows(factors: &[f32], matrix: &[u16], out: &mut [f32]) {
-    dense::combine_rows::<true>(factors, matrix, out);
-}
-
-/// See [`super::dense::add_outer`].
-#[target_feature(enable = "avx512f,fma")]
-pub(super) fn add_outer(vector: &[f32], scale: f32, matrix: &mut [f32]) {
-    dense::add_outer::<true>(vector, scale, matrix);
-}
-
-/// See [`super::dense::centre`].
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,fma")]
-pub(super) fn centre(dtype: KvDtype, row: &[u16], mean: &[f32], out: &mut [f32]) {
-    match dtype {
-        KvDtype::F16 => dense::centre::<true>(row, mean, out),
-        KvDtype::Bf16 => dense::centre::<false>(row, mean, out),
-    }
-}
-
-/// See [`super::dense::project`].
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,fma")]
-pub(super) fn project(points: &[[f32; LANES]], matrix: &[u16], out: &mut [[f32; LANES]]) {
-    dense::project::<true>(points, matrix, out);
-}
-
-/// See [`super::dense::largest_words`].
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,fma")]
-pub(super) fn largest_words(
-    points: &[[f32; LANES]],
-    words: &[u16],
-    offsets: &[f32; CODE_WORDS],
-) -> [u8; LANES] {
-    dense::largest_words::<true>(points, words, offsets)
-}
+dense::compile!(true, "avx512f,avx512bw,avx512vl,avx512dq,fma");
 
 #[target_feature(enable = "avx512f")]
 pub(super) fn read(words: &[u16], ahead: &[u16]) -> u64 {

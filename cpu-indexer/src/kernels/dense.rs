@@ -135,3 +135,46 @@ pub(super) fn largest_words<const FUSED: bool>(
     }
     positions.map(|position| position as u8)
 }
+
+/// Compiles the products as kernels of one instruction set: `$fused` says whether it multiplies and adds at once, `$features`
+/// what it takes.
+macro_rules! compile {
+    ($fused:literal $(, $features:literal)?) => {
+        $(#[target_feature(enable = $features)])?
+        pub(super) fn combine_rows(factors: &[f32], matrix: &[u16], out: &mut [f32]) {
+            dense::combine_rows::<$fused>(factors, matrix, out);
+        }
+
+        $(#[target_feature(enable = $features)])?
+        pub(super) fn add_outer(vector: &[f32], scale: f32, matrix: &mut [f32]) {
+            dense::add_outer::<$fused>(vector, scale, matrix);
+        }
+
+        $(#[target_feature(enable = $features)])?
+        pub(super) fn centre(dtype: KvDtype, row: &[u16], mean: &[f32], out: &mut [f32]) {
+            match dtype {
+                KvDtype::F16 => dense::centre::<true>(row, mean, out),
+                KvDtype::Bf16 => dense::centre::<false>(row, mean, out),
+            }
+        }
+
+        $(#[target_feature(enable = $features)])?
+        pub(super) fn project(
+            points: &[[f32; super::LANES]],
+            matrix: &[u16],
+            out: &mut [[f32; super::LANES]],
+        ) {
+            dense::project::<$fused>(points, matrix, out);
+        }
+
+        $(#[target_feature(enable = $features)])?
+        pub(super) fn largest_words(
+            points: &[[f32; super::LANES]],
+            words: &[u16],
+            offsets: &[f32; CODE_WORDS],
+        ) -> [u8; super::LANES] {
+            dense::largest_words::<$fused>(points, words, offsets)
+        }
+    };
+}
+pub(super) use compile;

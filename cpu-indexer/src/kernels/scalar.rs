@@ -3,7 +3,7 @@
 use half::{bf16, f16};
 use hindsight_protocol::geometry::KvDtype;
 
-use super::{CODE_GROUP, CODE_WORDS, GroupQuery, LANES, dense};
+use super::{CODE_GROUP, CODE_WORDS, GroupQuery, dense};
 
 /// A stored element as `f32`.
 #[inline]
@@ -108,37 +108,7 @@ pub(super) fn pick_not_below(weights: &[f32], floor: f32, tokens: &[u32], out: &
     out.extend(pairs.filter(|(_, weight)| **weight >= floor).map(|(token, _)| *token));
 }
 
-/// See [`super::dense::combine_rows`].
-pub(super) fn combine_rows(factors: &[f32], matrix: &[u16], out: &mut [f32]) {
-    dense::combine_rows::<false>(factors, matrix, out);
-}
-
-/// See [`super::dense::add_outer`].
-pub(super) fn add_outer(vector: &[f32], scale: f32, matrix: &mut [f32]) {
-    dense::add_outer::<false>(vector, scale, matrix);
-}
-
-/// See [`super::dense::centre`].
-pub(super) fn centre(dtype: KvDtype, row: &[u16], mean: &[f32], out: &mut [f32]) {
-    match dtype {
-        KvDtype::F16 => dense::centre::<true>(row, mean, out),
-        KvDtype::Bf16 => dense::centre::<false>(row, mean, out),
-    }
-}
-
-/// See [`super::dense::project`].
-pub(super) fn project(points: &[[f32; LANES]], matrix: &[u16], out: &mut [[f32; LANES]]) {
-    dense::project::<false>(points, matrix, out);
-}
-
-/// See [`super::dense::largest_words`].
-pub(super) fn largest_words(
-    points: &[[f32; LANES]],
-    words: &[u16],
-    offsets: &[f32; CODE_WORDS],
-) -> [u8; LANES] {
-    dense::largest_words::<false>(points, words, offsets)
-}
+dense::compile!(false);
 
 /// The sum of all whole vectors of 32 words, as 64-bit words.
 pub(super) fn read(words: &[u16], _ahead: &[u16]) -> u64 {

@@ -195,10 +195,7 @@ impl Lfps {
     }
 
     fn calibrate(&mut self, head: &mut LfpsHead, view: HeadBlocks<'_>, queries: &[f32]) {
-        let bytes = match self.parameters.code_bytes {
-            0 => default_code_bytes(view.head_dim()),
-            bytes => bytes,
-        };
+        let bytes = self.parameters.code_bytes_of(view.head_dim());
         let first = self.parameters.sink.min(view.tokens() - 1);
         let mut sketch =
             Sketch::calibrate(self.kernels, view, first, queries, bytes, self.max_tokens);
@@ -466,22 +463,4 @@ fn drift(last: &[f32], query: &GroupQuery) -> f32 {
         dot(last, now) / (dot(last, last) * dot(now, now)).sqrt().max(f32::MIN_POSITIVE)
     });
     cosines.sum::<f32>() / query.group() as f32
-}
-
-/// Bytes of a key's code that have proved enough.
-pub(crate) fn default_code_bytes(head_dim: usize) -> usize {
-    (head_dim / 16).max(8).min(head_dim / 8)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn codes_stay_under_a_twentieth_of_keys_and_values() {
-        for head_dim in (16..=512).step_by(16) {
-            let bytes = default_code_bytes(head_dim);
-            assert!(bytes >= 1 && bytes * 20 <= 2 * 2 * head_dim, "{bytes} for {head_dim}");
-        }
-    }
 }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::baselines::{PageDigests, sliding_window};
 use super::report::{Numbers, ReplayReport};
 use super::trace::Trace;
+use crate::clock::microseconds;
 use crate::index::Index;
 use crate::kernels::{GroupQuery, Kernels, Scores};
 use crate::parameters::{IndexParameters, ParameterError, Policy};
@@ -211,10 +212,6 @@ impl<'a> Run<'a> {
             state_share: state_bytes as f64 / self.trace.cache().bytes() as f64,
         }
     }
-}
-
-fn microseconds(start: Instant) -> f64 {
-    start.elapsed().as_secs_f64() * 1e6
 }
 
 impl Figures {

@@ -2,12 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use candle_core::{Device, Storage, Tensor};
+use candle_core::{Device, Tensor};
 use hindsight_protocol::arena::{Arena, ArenaError, HeadBlocks, KvWriter, TableError};
 use hindsight_protocol::records::{AttentionPolicy, Request, SelectedBlock};
 use hindsight_protocol::telemetry::WorkerCounters;
 
-use super::{Attention, AttentionResult};
+use super::{Attention, AttentionResult, with_slice};
 use crate::device::cpu::{
     AttentionShape, Block, CpuAttention, DecodeScratch, Prefill, PrefillScratch, ShapeError,
 };
@@ -329,19 +329,6 @@ impl Attention for ArenaAttention<'_> {
         .map_err(ArenaAttentionError::from)?;
         Ok(Tensor::from_vec(out, (tokens, heads * head_dim), &Device::Cpu)?)
     }
-}
-
-/// Lends a CPU tensor's elements.
-pub(crate) fn with_slice<R>(
-    tensor: &Tensor,
-    take: impl FnOnce(&[f32]) -> R,
-) -> candle_core::Result<R> {
-    let (storage, layout) = tensor.storage_and_layout();
-    let (Storage::Cpu(storage), Some((start, end))) = (&*storage, layout.contiguous_offsets())
-    else {
-        candle_core::bail!("attention on the CPU takes contiguous CPU tensors");
-    };
-    Ok(take(&storage.as_slice::<f32>()?[start..end]))
 }
 
 fn block(view: HeadBlocks<'_>, number: usize) -> Block<'_> {

@@ -7,8 +7,7 @@ use hindsight_protocol::geometry::KvDtype;
 
 use super::Recording;
 use super::cache::Cache;
-use crate::attention::arena::with_slice;
-use crate::attention::{Attention, AttentionResult};
+use crate::attention::{Attention, AttentionResult, with_slice};
 use crate::device::cpu::{
     AttentionShape, Block, CpuAttention, DecodeScratch, MAX_BLOCK_TOKENS, Prefill, PrefillScratch,
     ShapeError,

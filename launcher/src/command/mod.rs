@@ -9,6 +9,7 @@ mod output;
 pub mod pull;
 pub mod replay;
 pub mod run;
+mod runtime;
 mod setup;
 pub mod trace;
 

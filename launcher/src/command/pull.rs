@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::interrupt::Interrupts;
+use super::runtime::block_on;
 use crate::error::Error;
 use crate::models::pull::{Cancel, stderr_progress};
 use crate::models::{Home, Puller, entries, resolve};
@@ -45,11 +46,7 @@ pub fn run(arguments: &PullArguments) -> Result<(), Error> {
     let Some(model) = &arguments.model else {
         return list(arguments.json);
     };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(Error::internal)?;
-    let path = runtime.block_on(async {
+    let path = block_on(async {
         let mut interrupts = Interrupts::listen()?;
         pull(model, arguments.verify, arguments.quiet, &mut interrupts).await
     })?;

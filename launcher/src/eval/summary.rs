@@ -228,7 +228,7 @@ fn overall(
         able.iter().flat_map(|(_, pairs)| pairs.iter().copied()).collect();
     let worst = able
         .iter()
-        .map(|(task, pairs)| (*task, Paired::new(pairs).difference))
+        .map(|(task, pairs)| (*task, mean(pairs.iter().map(|(score, against)| score - against))))
         .filter(|(_, difference)| *difference < 0.0)
         .min_by(|a, b| a.1.total_cmp(&b.1));
     (!pooled.is_empty()).then(|| Overall {

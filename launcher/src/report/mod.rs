@@ -3,7 +3,6 @@
 pub mod bench;
 pub mod eval;
 pub mod eval_page;
-pub mod eval_progress;
 pub mod plot;
 pub mod progress;
 pub mod replay;

@@ -36,6 +36,11 @@ impl RunProgress {
         self.count("decoding {wide_bar} {pos}/{len} steps, {eta} left", steps);
     }
 
+    /// Work of a known amount has begun, in any unit.
+    pub fn begin_work(&self, amount: u64) {
+        self.count("{wide_bar} {percent} %, {eta} left: {msg}", amount);
+    }
+
     fn count(&self, template: &str, length: u64) {
         let style = ProgressStyle::with_template(template).expect("the templates are valid");
         self.bar.set_style(style);
@@ -52,6 +57,11 @@ impl RunProgress {
     /// So many steps have been decoded.
     pub fn stepped(&self, steps: u64) {
         self.bar.set_position(steps);
+    }
+
+    /// So much more of the work is done.
+    pub fn advance(&self, work: u64) {
+        self.bar.inc(work);
     }
 
     /// Removes the line.

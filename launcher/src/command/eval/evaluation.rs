@@ -10,6 +10,7 @@ use hindsight_protocol::records::AttentionPolicy;
 use serde::Serialize;
 
 use super::super::interrupt::Interrupts;
+use super::super::output::Output;
 use super::super::setup::{LocalModel, settings};
 use super::arguments::EvalArguments;
 use super::session::Session;
@@ -20,7 +21,7 @@ use crate::eval::scoring::tidy;
 use crate::eval::summary::{Answered, LeftOut, Summary};
 use crate::report::eval::table;
 use crate::report::eval_page::page;
-use crate::report::eval_progress::EvalProgress;
+use crate::report::progress::RunProgress;
 
 /// How answers are summed up.
 #[derive(Debug, Args)]
@@ -88,6 +89,7 @@ impl Evaluation<'_> {
         make: impl Fn(&Key) -> Result<Case, Error>,
         interrupts: &mut Interrupts,
     ) -> Result<(), Error> {
+        let html = self.summary.html.clone().map(|path| Output::new(path, true)).transpose()?;
         let attentions = self.common.attentions();
         let mut answered = self.known(keys, &attentions)?;
         let asked = self.ask(keys, &attentions, make, interrupts, &mut answered).await;
@@ -105,7 +107,7 @@ impl Evaluation<'_> {
         );
         summary.left_out = self.left_out;
         summary.complete = asked.is_ok();
-        print(self.common, self.summary, &summary)?;
+        print(self.common.json, html.as_ref(), &summary)?;
         asked.map_err(|error| error.with_hint("run the same command again to go on from here"))
     }
 
@@ -154,8 +156,8 @@ impl Evaluation<'_> {
         let machine = &self.common.machine;
         let settings = settings(self.model, machine, index, self.context, selects)?;
         let quiet = self.common.quiet || self.common.json;
-        let work = open.iter().map(|(key, _)| weight(key)).sum();
-        let progress = EvalProgress::new(quiet, work);
+        let progress = RunProgress::new(quiet);
+        progress.begin_work(open.iter().map(|(key, _)| weight(key)).sum());
         progress.begin("loading the model");
         let stop = self.model.tokenizer.stop_ids();
         let mut session = Session::start(settings, stop, interrupts).await?;
@@ -164,7 +166,7 @@ impl Evaluation<'_> {
                 let case = make(key)?;
                 for attention in attentions {
                     let Key { task, length, index, .. } = key;
-                    progress.begin(&format!("{task} {length} #{index} {attention}"));
+                    progress.begin(format!("{task} {length} #{index} {attention}"));
                     let answer = self.answer(&mut session, &case, attention, interrupts).await?;
                     answered.push(Answered { key: key.clone(), attention, answer });
                 }
@@ -238,20 +240,11 @@ pub(super) fn unkept(error: ResultsError) -> Error {
 }
 
 #[expect(clippy::print_stdout, reason = "this is the command's output")]
-fn print(
-    common: &EvalArguments,
-    arguments: &SummaryArguments,
-    summary: &Summary,
-) -> Result<(), Error> {
-    if let Some(path) = &arguments.html {
-        let written = std::fs::File::create(path)
-            .and_then(|mut file| file.write_all(page(summary).as_bytes()));
-        written.map_err(|error| {
-            let message = format!("cannot write {}: {error}", path.display());
-            Error::new(Exit::Usage, "output_unwritable", message)
-        })?;
+fn print(json: bool, html: Option<&Output>, summary: &Summary) -> Result<(), Error> {
+    if let Some(html) = html {
+        html.write(|file| file.write_all(page(summary).as_bytes()))?;
     }
-    if common.json {
+    if json {
         println!("{}", serde_json::to_string(summary).map_err(Error::internal)?);
     } else {
         print!("{}", table(summary));

@@ -12,6 +12,7 @@ use clap::{Args, Subcommand};
 
 use self::arguments::EvalArguments;
 use super::interrupt::Interrupts;
+use super::runtime::block_on;
 use crate::error::Error;
 
 /// Measure whether answers stay right under exact top-k and LFPS attention, prompt by prompt against full attention
@@ -49,11 +50,7 @@ impl EvalCommand {
 /// # Errors
 /// What is wrong with the input, what does not fit, or which process failed. What has been answered is kept.
 pub fn run(command: &EvalCommand) -> Result<(), Error> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(Error::internal)?;
-    runtime.block_on(async {
+    block_on(async {
         let mut interrupts = Interrupts::listen()?;
         match &command.what {
             What::Ruler(arguments) => ruler::run(arguments, &mut interrupts).await,

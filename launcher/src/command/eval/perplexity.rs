@@ -17,7 +17,7 @@ use crate::eval::perplexity::{PerplexityRow, Predicted, Window, windows};
 use crate::eval::results::Results;
 use crate::models::Specials;
 use crate::report::eval::perplexity_table;
-use crate::report::eval_progress::EvalProgress;
+use crate::report::progress::RunProgress;
 
 /// Predict a text token by token, each by a decode step under the chosen attention
 ///
@@ -132,7 +132,8 @@ async fn predict(
     let selects = predictions.iter().any(|(attention, _)| *attention != AttentionPolicy::Full);
     let index = common.index.parameters()?;
     let settings = settings(model, &common.machine, index, arguments.context, selects)?;
-    let progress = EvalProgress::new(common.quiet || common.json, open.len() as u64);
+    let progress = RunProgress::new(common.quiet || common.json);
+    progress.begin_work(open.len() as u64);
     progress.begin("loading the model");
     let mut session = Session::start(settings, model.tokenizer.stop_ids(), interrupts).await?;
     for (index, &Window { start, predicted, end }) in open {
@@ -141,7 +142,7 @@ async fn predict(
             if known.contains_key(&index) {
                 continue;
             }
-            progress.begin(&format!("window {index} {attention}"));
+            progress.begin(format!("window {index} {attention}"));
             let scores = match session.score(prompt, text, *attention, interrupts).await {
                 Ok(scores) => scores,
                 Err(error) => {

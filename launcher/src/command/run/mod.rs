@@ -14,6 +14,7 @@ use stream::TextStream;
 
 use super::interrupt::{Interrupts, interrupted};
 use super::pull::fetch;
+use super::runtime::block_on;
 use super::setup::{LocalModel, settings};
 use crate::error::{Error, Exit};
 use crate::models::{ChatTemplate, Message, Role, Specials, TemplateError, encode_chat};
@@ -35,11 +36,7 @@ impl RunArguments {
 /// # Errors
 /// What is wrong with the input, what does not fit, or which process failed.
 pub fn run(arguments: RunArguments) -> Result<(), Error> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(Error::internal)?;
-    runtime.block_on(answer(arguments))
+    block_on(answer(arguments))
 }
 
 /// Everything that is decided before a process is started.

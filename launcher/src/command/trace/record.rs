@@ -21,6 +21,7 @@ use crate::command::interrupt::Interrupts;
 use crate::command::output::Output;
 use crate::command::pull::fetch;
 use crate::command::run::prompt::read_file;
+use crate::command::runtime::block_on;
 use crate::command::setup::LocalModel;
 use crate::error::{Error, Exit};
 use crate::report::progress::RunProgress;
@@ -42,11 +43,7 @@ struct Report<'a> {
 /// # Errors
 /// What is wrong with the input, what does not fit, or what failed.
 pub(super) fn run(arguments: &RecordArguments) -> Result<(), Error> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(Error::internal)?;
-    runtime.block_on(answer(arguments))
+    block_on(answer(arguments))
 }
 
 async fn answer(arguments: &RecordArguments) -> Result<(), Error> {
