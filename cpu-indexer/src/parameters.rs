@@ -159,8 +159,8 @@ impl IndexParameters {
     /// Bytes of a code of a key with `head_dim` elements.
     pub(crate) fn code_bytes_of(&self, head_dim: usize) -> usize {
         match self.code_bytes {
-            // What has proved enough.
-            0 => (head_dim / 16).max(8).min(head_dim / 8),
+            // What has proved enough; a short key's code is allowed more of its length.
+            0 => (head_dim / 16).max(10).min(head_dim * 5 / 32),
             bytes => bytes,
         }
     }

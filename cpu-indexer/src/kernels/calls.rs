@@ -142,15 +142,22 @@ impl Kernels {
         dispatch!(self, centre(dtype, row, mean, out));
     }
 
-    /// Writes `Σ matrix[i][j] · points[i]` to `out[j]` for vectors of which each lane is one; `matrix` ([points, out])
-    /// holds bfloat16 words.
+    /// Writes `scales[j] · Σ matrix[i][j] · points[i]` to `out[j]` for vectors of which each lane is one; `matrix` is
+    /// [points, out].
     ///
     /// # Panics
     /// If the lengths do not fit each other, or `out` has not a multiple of 8 elements.
-    pub fn project(self, points: &[[f32; LANES]], matrix: &[u16], out: &mut [[f32; LANES]]) {
+    pub fn project(
+        self,
+        points: &[[f32; LANES]],
+        matrix: &[i8],
+        scales: &[f32],
+        out: &mut [[f32; LANES]],
+    ) {
         assert_eq!(matrix.len(), points.len() * out.len());
+        assert_eq!(scales.len(), out.len());
         assert!(out.len().is_multiple_of(8));
-        dispatch!(self, project(points, matrix, out));
+        dispatch!(self, project(points, matrix, scales, out));
     }
 
     /// The code word with the largest `offsets[word] + Σ words[i][word] · points[i]` for each lane, where `words`

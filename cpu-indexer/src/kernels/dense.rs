@@ -77,27 +77,33 @@ pub(super) fn centre<const F16: bool>(row: &[u16], mean: &[f32], out: &mut [f32]
     }
 }
 
-/// Writes `Σ matrix[i][j] · points[i]` to `out[j]`.
+/// Writes `scales[j] · Σ matrix[i][j] · points[i]` to `out[j]`.
 #[inline(always)]
 pub(super) fn project<const FUSED: bool>(
     points: &[[f32; LANES]],
-    matrix: &[u16],
+    matrix: &[i8],
+    scales: &[f32],
     out: &mut [[f32; LANES]],
 ) {
     const COLUMNS: usize = 4;
     let width = out.len();
-    for (at, out) in out.chunks_exact_mut(COLUMNS).enumerate() {
+    let columns = out.chunks_exact_mut(COLUMNS).zip(scales.chunks_exact(COLUMNS));
+    for (at, (out, scales)) in columns.enumerate() {
         let mut sums = [[0.0; LANES]; COLUMNS];
-        combine_lanes::<FUSED, COLUMNS>(points, &matrix[at * COLUMNS..], width, &mut sums);
-        out.copy_from_slice(&sums);
+        let matrix = &matrix[at * COLUMNS..];
+        combine_lanes::<FUSED, COLUMNS, _>(points, matrix, f32::from, width, &mut sums);
+        for ((out, sums), scale) in out.iter_mut().zip(&sums).zip(scales) {
+            *out = sums.map(|sum| sum * scale);
+        }
     }
 }
 
-/// Adds `Σ matrix[i][j] · points[i]` to `sums[j]`; rows of the matrix are `width` words apart.
+/// Adds `Σ matrix[i][j] · points[i]` to `sums[j]`; rows of the matrix are `width` entries apart, which `widen` makes numbers.
 #[inline(always)]
-fn combine_lanes<const FUSED: bool, const N: usize>(
+fn combine_lanes<const FUSED: bool, const N: usize, T: Copy>(
     points: &[[f32; LANES]],
-    matrix: &[u16],
+    matrix: &[T],
+    widen: impl Fn(T) -> f32,
     width: usize,
     sums: &mut [[f32; LANES]; N],
 ) {
@@ -124,7 +130,7 @@ pub(super) fn largest_words<const FUSED: bool>(
     for first in (0..CODE_WORDS).step_by(AT_ONCE) {
         let mut sums: [[f32; LANES]; AT_ONCE] =
             std::array::from_fn(|word| [offsets[first + word]; LANES]);
-        combine_lanes::<FUSED, AT_ONCE>(points, &words[first..], CODE_WORDS, &mut sums);
+        combine_lanes::<FUSED, AT_ONCE, _>(points, &words[first..], widen, CODE_WORDS, &mut sums);
         for (word, sums) in (0..).zip(&sums) {
             let word = first as u32 + word;
             for ((best, position), &sum) in best.iter_mut().zip(&mut positions).zip(sums) {
@@ -161,10 +167,11 @@ macro_rules! compile {
         $(#[target_feature(enable = $features)])?
         pub(super) fn project(
             points: &[[f32; super::LANES]],
-            matrix: &[u16],
+            matrix: &[i8],
+            scales: &[f32],
             out: &mut [[f32; super::LANES]],
         ) {
-            dense::project::<$fused>(points, matrix, out);
+            dense::project::<$fused>(points, matrix, scales, out);
         }
 
         $(#[target_feature(enable = $features)])?

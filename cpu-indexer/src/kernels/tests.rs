@@ -160,19 +160,20 @@ proptest! {
         let width = 8 * parts;
         let points: Vec<[f32; LANES]> =
             (0..rows).map(|_| std::array::from_fn(|_| random())).collect();
-        let matrix: Vec<u16> =
-            (0..rows * width).map(|_| bf16::from_f32(random()).to_bits()).collect();
+        let matrix: Vec<i8> = (0..rows * width).map(|_| (random() * 100.0) as i8).collect();
+        let scales: Vec<f32> = (0..width).map(|_| random() / 100.0).collect();
         let mut expected = vec![[0.0; LANES]; width];
-        scalar::project(&points, &matrix, &mut expected);
-        let words = &matrix[..rows * 8].repeat(2);
+        scalar::project(&points, &matrix, &scales, &mut expected);
+        let words: Vec<u16> =
+            (0..rows * CODE_WORDS).map(|_| bf16::from_f32(random()).to_bits()).collect();
         let offsets = std::array::from_fn(|_| random());
-        let largest = scalar::largest_words(&points, words, &offsets);
+        let largest = scalar::largest_words(&points, &words, &offsets);
         for kernels in vectorised() {
             let mut found = vec![[9.0; LANES]; width];
-            kernels.project(&points, &matrix, &mut found);
+            kernels.project(&points, &matrix, &scales, &mut found);
             let pairs = expected.as_flattened().iter().zip(found.as_flattened());
             prop_assert!(pairs.into_iter().all(|(a, b)| (a - b).abs() < 1e-5));
-            for (lane, word) in kernels.largest_words(&points, words, &offsets).into_iter().enumerate() {
+            for (lane, word) in kernels.largest_words(&points, &words, &offsets).into_iter().enumerate() {
                 let closeness = |word: u8| offsets[usize::from(word)]
                     + (0..rows).map(|i| {
                         let bits = words[i * CODE_WORDS + usize::from(word)];

@@ -7,6 +7,7 @@
 use half::bf16;
 
 use super::allocation::allocate;
+use super::key_map::KeyMap;
 use super::linear::{cholesky, eigen, solve_transposed};
 use super::quantizer::Quantizer;
 use super::words::Samples;
@@ -38,9 +39,9 @@ pub(super) fn calibrate(
 
     let lower = cholesky(&query_moments(kernels, queries, n), n);
     let points = in_lanes(&centred, n);
-    let metric = Map::new(n, n, |row, column| lower[row * n + column]);
+    let metric = KeyMap::new(n, n, |row, column| lower[row * n + column]);
     let mapped = metric.apply(kernels, &points);
-    let weights: Vec<[f32; LANES]> = mapped.chunks_exact(metric.width).map(norms).collect();
+    let weights: Vec<[f32; LANES]> = mapped.chunks_exact(metric.width()).map(norms).collect();
 
     let mut moments = vec![0.0; n * n];
     for (key, weight) in centred.chunks_exact(n).zip(weights.as_flattened()) {
@@ -52,23 +53,23 @@ pub(super) fn calibrate(
     let rank = ends.last().copied().unwrap_or(0);
 
     let key_map =
-        Map::new(n, rank, |row, axis| dot(&lower[row * n..][..n], &axes[axis * n..][..n]));
+        KeyMap::new(n, rank, |row, axis| dot(&lower[row * n..][..n], &axes[axis * n..][..n]));
     let mut query_axes = axes[..rank * n].to_vec();
     query_axes.chunks_exact_mut(n).for_each(|axis| solve_transposed(&lower, n, axis));
-    let query_map = Map::new(n, rank, |row, axis| query_axes[axis * n + row]);
+    let query_map = query_map(n, rank, |row, axis| query_axes[axis * n + row]);
 
     let mapped = key_map.apply(kernels, &points);
     let mut code_words = Vec::with_capacity(rank * CODE_WORDS);
     let mut errors = Vec::with_capacity(rank);
     let mut start = 0;
     for &end in &ends {
-        let samples = Samples::new(&mapped, key_map.width, start..end, &weights);
+        let samples = Samples::new(&mapped, key_map.width(), start..end, &weights);
         let words = samples.train(kernels);
         errors.extend(samples.squared_errors(kernels, &words));
         code_words.extend(words.matrix);
         start = end;
     }
-    Quantizer::new(mean, key_map.matrix, query_map.matrix, ends, code_words, errors)
+    Quantizer::new(mean, key_map, query_map, ends, code_words, errors)
 }
 
 /// Second moments of the queries, softened by their diagonal and their mean.
@@ -132,33 +133,15 @@ fn in_lanes(vectors: &[f32], n: usize) -> Vec<[f32; LANES]> {
         .collect()
 }
 
-/// A linear map as bfloat16 words: [inputs, width], the width rounded up to whole vectors.
-struct Map {
-    inputs: usize,
-    width: usize,
-    matrix: Vec<u16>,
-}
-
-impl Map {
-    #[expect(clippy::cast_possible_truncation)]
-    fn new(inputs: usize, outputs: usize, entry: impl Fn(usize, usize) -> f64) -> Self {
-        let width = outputs.next_multiple_of(CODE_WORDS);
-        let mut matrix = vec![0; inputs * width];
-        for (row, words) in matrix.chunks_exact_mut(width).enumerate() {
-            for (column, word) in words[..outputs].iter_mut().enumerate() {
-                *word = bf16::from_f32(entry(row, column) as f32).to_bits();
-            }
+/// A linear map of queries as bfloat16 words: [inputs, width], the width rounded up to whole vectors.
+#[expect(clippy::cast_possible_truncation)]
+fn query_map(inputs: usize, outputs: usize, entry: impl Fn(usize, usize) -> f64) -> Vec<u16> {
+    let width = outputs.next_multiple_of(CODE_WORDS);
+    let mut matrix = vec![0; inputs * width];
+    for (row, words) in matrix.chunks_exact_mut(width).enumerate() {
+        for (column, word) in words[..outputs].iter_mut().enumerate() {
+            *word = bf16::from_f32(entry(row, column) as f32).to_bits();
         }
-        Self { inputs, width, matrix }
     }
-
-    /// Maps vectors in lanes: [batches, inputs][lane] to [batches, width][lane].
-    fn apply(&self, kernels: Kernels, points: &[[f32; LANES]]) -> Vec<[f32; LANES]> {
-        let mut out = vec![[0.0; LANES]; points.len() / self.inputs * self.width];
-        for (points, out) in points.chunks_exact(self.inputs).zip(out.chunks_exact_mut(self.width))
-        {
-            kernels.project(points, &self.matrix, out);
-        }
-        out
-    }
+    matrix
 }

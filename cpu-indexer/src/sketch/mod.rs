@@ -2,6 +2,7 @@
 
 mod allocation;
 mod calibration;
+mod key_map;
 mod linear;
 mod quantizer;
 mod ranking;

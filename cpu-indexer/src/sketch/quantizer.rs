@@ -2,6 +2,7 @@
 
 use hindsight_protocol::geometry::KvDtype;
 
+use super::key_map::KeyMap;
 use crate::kernels::{CODE_WORDS, Kernels, LANES};
 
 /// The memory that coding works in.
@@ -18,8 +19,8 @@ pub struct EncodeScratch {
 pub(super) struct Quantizer {
     /// Mean key: `[head_dim]`.
     mean: Vec<f32>,
-    /// Directions of keys as bfloat16: [head_dim, width].
-    key_map: Vec<u16>,
+    /// Directions of keys.
+    key_map: KeyMap,
     /// Directions of queries as bfloat16: [head_dim, width].
     query_map: Vec<u16>,
     /// Ends of the sub-spaces among the directions.
@@ -35,7 +36,7 @@ pub(super) struct Quantizer {
 impl Quantizer {
     pub(super) fn new(
         mean: Vec<f32>,
-        key_map: Vec<u16>,
+        key_map: KeyMap,
         query_map: Vec<u16>,
         ends: Vec<usize>,
         words: Vec<u16>,
@@ -62,7 +63,7 @@ impl Quantizer {
 
     /// Directions, rounded up to whole vectors.
     pub(super) const fn width(&self) -> usize {
-        self.key_map.len() / self.mean.len()
+        self.key_map.width()
     }
 
     /// Bytes read to make tables for a query.
@@ -72,7 +73,7 @@ impl Quantizer {
 
     /// Bytes held.
     pub(super) const fn bytes(&self) -> usize {
-        self.table_bytes() + 2 * self.key_map.len() + 4 * CODE_WORDS * self.half_norms.len()
+        self.table_bytes() + self.key_map.bytes() + 4 * CODE_WORDS * self.half_norms.len()
     }
 
     /// What all scores of `query` have in common: its product with the mean key.
@@ -99,7 +100,7 @@ impl Quantizer {
                 point[lane] = x;
             }
         }
-        kernels.project(points, &self.key_map, mapped);
+        self.key_map.map(kernels, points, mapped);
         let mut start = 0;
         for ((codes, &end), norms) in codes.iter_mut().zip(&self.ends).zip(&self.half_norms) {
             let words = &self.words[start * CODE_WORDS..end * CODE_WORDS];
