@@ -7,3 +7,4 @@ pub mod models;
 pub mod plan;
 pub mod report;
 pub mod supervise;
+pub mod topology;

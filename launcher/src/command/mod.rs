@@ -11,6 +11,7 @@ pub mod replay;
 pub mod run;
 mod runtime;
 mod setup;
+pub mod topology;
 pub mod trace;
 
 use clap::{Parser, Subcommand};
@@ -44,6 +45,7 @@ enum Command {
     Trace(trace::TraceArguments),
     Bench(bench::BenchArguments),
     Eval(eval::EvalCommand),
+    Topology(topology::TopologyArguments),
     /// The process that runs the model; started by the launcher.
     #[command(hide = true)]
     GpuWorker(child::ChildArguments),
@@ -63,6 +65,7 @@ impl Cli {
             Command::Trace(arguments) => arguments.json(),
             Command::Bench(arguments) => arguments.json(),
             Command::Eval(command) => command.json(),
+            Command::Topology(arguments) => arguments.json,
             Command::GpuWorker(_) | Command::CpuIndexer(_) => false,
         }
     }
@@ -79,6 +82,7 @@ impl Cli {
             Command::Trace(arguments) => trace::run(&arguments),
             Command::Bench(arguments) => bench::run(&arguments),
             Command::Eval(command) => eval::run(&command),
+            Command::Topology(arguments) => topology::run(&arguments),
             Command::GpuWorker(arguments) => {
                 child::run(&arguments, hindsight_gpu_worker::serve::run)
             }

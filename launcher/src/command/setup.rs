@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use hindsight_cpu_indexer::parameters::IndexParameters;
-use hindsight_cpu_indexer::placement::allowed_cores;
 use hindsight_gpu_worker::model::ModelConfig;
 use hindsight_protocol::arena::ArenaConfig;
 use hindsight_protocol::geometry::Geometry;
@@ -11,8 +10,9 @@ use hindsight_protocol::geometry::Geometry;
 use super::run::arguments::MachineArguments;
 use crate::error::{Error, Exit};
 use crate::models::{GgufFile, Tokenizer};
-use crate::plan::{CoreRequest, MemoryPlan, available_memory};
+use crate::plan::MemoryPlan;
 use crate::supervise::Settings;
+use crate::topology::{Request, Root, Topology, memory};
 
 /// A model file on this machine.
 #[derive(Debug)]
@@ -52,22 +52,21 @@ pub(super) fn settings(
     let geometry = geometry(&model.config, machine)?;
     let model_bytes = std::fs::metadata(&model.path).map_err(Error::internal)?.len();
     let capacity_tokens = tokens as u64;
+    let root = Root::machine();
     MemoryPlan { model_bytes, token_bytes: geometry.token_bytes() as u64, tokens: capacity_tokens }
-        .check(available_memory())?;
-    let cores = CoreRequest {
+        .check(memory::available(&root))?;
+    let placement = Topology::read(&root).choose(Request {
         threads: machine.threads,
         indexer_core: machine.indexer_core,
-        allowed: allowed_cores(),
         indexer_selects: selects,
-    }
-    .decide()?;
+    })?;
     let selected = selected_blocks(&index, &geometry, tokens);
     let cached = cache_blocks(selected, geometry.blocks(tokens));
     let number = |value: usize| u32::try_from(value).map_err(Error::internal);
     Ok(Settings {
         model: model.path.clone(),
         arena: ArenaConfig { geometry, capacity_tokens, max_selected_blocks: number(selected)? },
-        cores,
+        placement,
         cache_blocks: number(cached)?,
         index,
     })

@@ -1,7 +1,5 @@
 //! Whether weights and KV cache fit into the machine's memory.
 
-use std::path::Path;
-
 use indicatif::HumanBytes;
 
 use crate::error::{Error, Exit};
@@ -63,41 +61,6 @@ impl MemoryPlan {
     }
 }
 
-/// Bytes of memory that this process can still take: what the system has, or what its control group leaves it.
-#[must_use]
-pub fn available_memory() -> u64 {
-    let system = meminfo(&read("/proc/meminfo")).unwrap_or(u64::MAX);
-    system.min(cgroup_headroom(Path::new("/sys/fs/cgroup"), &read("/proc/self/cgroup")))
-}
-
-fn read(path: impl AsRef<Path>) -> String {
-    std::fs::read_to_string(path).unwrap_or_default()
-}
-
-/// `MemAvailable`, in bytes.
-fn meminfo(text: &str) -> Option<u64> {
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kib << 10)
-}
-
-/// What the tightest control group above this process leaves it; unlimited where none limits memory.
-fn cgroup_headroom(root: &Path, membership: &str) -> u64 {
-    let number = |path: &Path| read(path).trim().parse::<u64>().ok();
-    let Some(own) = membership.lines().find_map(|line| line.strip_prefix("0::/")) else {
-        return u64::MAX;
-    };
-    root.join(own)
-        .ancestors()
-        .take_while(|group| group.starts_with(root))
-        .filter_map(|group| {
-            let limit = number(&group.join("memory.max"))?;
-            Some(limit.saturating_sub(number(&group.join("memory.current"))?))
-        })
-        .min()
-        .unwrap_or(u64::MAX)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -120,25 +83,5 @@ mod tests {
     fn sizes_beyond_64_bits_are_refused_not_wrapped() {
         let plan = MemoryPlan { model_bytes: 1, token_bytes: 1 << 40, tokens: u64::MAX };
         assert!(plan.check(u64::MAX - 1).is_err());
-    }
-
-    #[test]
-    fn meminfo_is_read_in_bytes() {
-        let text = "MemTotal:  100 kB\nMemAvailable:      64 kB\n";
-        assert_eq!(meminfo(text), Some(65_536));
-    }
-
-    #[test]
-    fn the_tightest_control_group_counts() {
-        let root = tempfile::tempdir().unwrap();
-        let inner = root.path().join("outer/inner");
-        std::fs::create_dir_all(&inner).unwrap();
-        let write = |path: &Path, name, text| std::fs::write(path.join(name), text).unwrap();
-        write(&inner, "memory.max", "max\n");
-        write(&inner, "memory.current", "10\n");
-        write(inner.parent().unwrap(), "memory.max", "1000\n");
-        write(inner.parent().unwrap(), "memory.current", "400\n");
-        assert_eq!(cgroup_headroom(root.path(), "0::/outer/inner\n"), 600);
-        assert_eq!(cgroup_headroom(root.path(), "0::/\n"), u64::MAX);
     }
 }

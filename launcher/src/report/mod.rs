@@ -7,3 +7,4 @@ pub mod plot;
 pub mod progress;
 pub mod replay;
 pub mod run;
+pub mod topology;

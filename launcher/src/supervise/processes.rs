@@ -12,7 +12,7 @@ use hindsight_protocol::telemetry::TelemetryPage;
 
 use super::child::{Child, Heard, Role};
 use crate::error::{Error, Exit};
-use crate::plan::CorePlan;
+use crate::topology::Choice;
 
 /// The first indexer of an arena; each successor has the next number.
 const FIRST_EPOCH: u32 = 1;
@@ -29,7 +29,7 @@ pub struct Settings {
     /// The arena to make.
     pub arena: ArenaConfig,
     /// Who runs where.
-    pub cores: CorePlan,
+    pub placement: Choice,
     /// Blocks per (layer, KV head) that the worker's cache holds.
     pub cache_blocks: u32,
     /// Parameters of the index.
@@ -73,7 +73,8 @@ impl Processes {
             .map_err(|error| Error::new(Exit::DoesNotFit, "arena", error))?;
         let telemetry = create_telemetry()?;
         // For weights in formats that candle multiplies: its threads, too, keep off the indexer's core.
-        let candle = [("CANDLE_NUM_THREADS", settings.cores.decode_threads.to_string())];
+        let candle =
+            [("CANDLE_NUM_THREADS", settings.placement.worker_cpus.value.len().to_string())];
         let indexer = Child::start(Role::CpuIndexer, &arena, &[]).map_err(no_process)?;
         let worker = Child::start(Role::GpuWorker, &arena, &candle).map_err(no_process)?;
         let mut processes = Self { worker, indexer, telemetry, indexer_cores: Vec::new() };
@@ -87,20 +88,20 @@ impl Processes {
     }
 
     async fn configure(&mut self, settings: Settings) -> Result<(), Error> {
-        let Settings { model, cores, cache_blocks, index, .. } = settings;
+        let Settings { model, placement, cache_blocks, index, .. } = settings;
         let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
         let start: ToWorker<SamplingParameters> = ToWorker::Start {
             model,
-            prefill_threads: cores.prefill_threads,
-            decode_threads: cores.decode_threads,
-            decode_cores: cores.decode_cores,
+            prefill_threads: count(placement.prefill_threads),
+            decode_threads: count(placement.worker_cpus.value.len()),
+            decode_cores: placement.worker_cpus.value.as_slice().to_vec(),
             dense_layers: count(index.dense_layers),
             prompt_queries: PROMPT_QUERIES,
             telemetry: self.telemetry.name().to_owned(),
         };
         self.worker.send(&start).await?;
         let start = ToIndexer::Start {
-            core: cores.indexer,
+            core: placement.indexer_core.value,
             epoch: FIRST_EPOCH,
             cache_blocks,
             parameters: index,

@@ -8,7 +8,7 @@ use hindsight_cpu_indexer::bench::{
 };
 use hindsight_cpu_indexer::kernels::Kernels;
 use hindsight_cpu_indexer::parameters::IndexParameters;
-use hindsight_cpu_indexer::placement::{allowed_cores, pin};
+use hindsight_cpu_indexer::placement::pin;
 use hindsight_cpu_indexer::replay::Trace;
 use hindsight_protocol::geometry::KvDtype;
 use indicatif::HumanBytes;
@@ -18,9 +18,9 @@ use super::export::Export;
 use crate::command::index_arguments::IndexArguments;
 use crate::command::run::arguments::Dtype;
 use crate::error::{Error, Exit};
-use crate::plan::available_memory;
 use crate::report::bench::index_table;
 use crate::report::progress::RunProgress;
+use crate::topology::{Request, Root, Topology, memory};
 
 /// Steps that are not counted, before those that are.
 const WARM_UP: usize = 4;
@@ -71,7 +71,7 @@ pub(super) struct IndexBenchArguments {
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
     repeats: u16,
 
-    /// The core to run on [default: the last one]
+    /// The core to run on [default: the indexer's, as `hindsight topology` shows it]
     #[arg(long)]
     core: Option<u32>,
 
@@ -126,7 +126,8 @@ pub(super) fn run(arguments: &IndexBenchArguments) -> Result<(), Error> {
     for shape in &shapes {
         check(shape)?;
     }
-    let core = arguments.core.or_else(|| allowed_cores().last().copied()).unwrap_or(0);
+    let request = Request { indexer_core: arguments.core, ..Request::default() };
+    let core = Topology::read(&Root::machine()).choose(request)?.indexer_core.value;
     pin(core).map_err(|error| Error::new(Exit::Placement, "no_such_core", error))?;
     let trace = Trace::read(&arguments.trace, 16, KvDtype::F16)
         .map_err(|error| Error::new(Exit::Model, "trace", error))?;
@@ -237,7 +238,7 @@ impl IndexBenchArguments {
 fn check(shape: &BenchShape) -> Result<(), Error> {
     shape.geometry().validate().map_err(|error| Error::new(Exit::Usage, "shape", error))?;
     let needed = shape.memory_bytes().saturating_add(MemoryReader::BYTES as u64);
-    let available = available_memory();
+    let available = memory::available(&Root::machine());
     if needed <= available {
         return Ok(());
     }

@@ -164,11 +164,11 @@ impl SamplingArguments {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Machine")]
 pub struct MachineArguments {
-    /// Cores to use in all, the indexer's among them [default: all]
+    /// CPUs to use in all, the indexer's among them [default: one of each core]
     #[arg(long, env = "HINDSIGHT_THREADS")]
     pub threads: Option<usize>,
 
-    /// Core of the indexer [default: the last one]
+    /// Core of the indexer, by the number of its CPU [default: as `hindsight topology` shows]
     #[arg(long, env = "HINDSIGHT_INDEXER_CORE")]
     pub indexer_core: Option<u32>,
 

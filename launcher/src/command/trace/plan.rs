@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use hindsight_cpu_indexer::placement::allowed_cores;
 use hindsight_gpu_worker::model::ModelConfig;
 use hindsight_gpu_worker::record::PROMPT_QUERIES;
 use hindsight_gpu_worker::threads::Threads;
@@ -12,7 +11,7 @@ use super::{Layers, RecordArguments};
 use crate::command::setup::LocalModel;
 use crate::error::{Error, Exit};
 use crate::models::Specials;
-use crate::plan::{CoreRequest, available_memory};
+use crate::topology::{Request, Root, Topology, memory};
 
 /// Bytes of activations and scratch.
 const WORK_SPACE_BYTES: u64 = 300 << 20;
@@ -50,18 +49,16 @@ impl Plan {
         tokenizer.add_bos(&mut tokens);
         let (prompt, continuation) = length.cut(&arguments.text, tokens)?;
         let model_bytes = std::fs::metadata(&model).map_err(Error::internal)?.len();
-        length.fits_memory(&config, layers.len(), model_bytes, available_memory())?;
-        let cores = CoreRequest {
-            threads: arguments.threads,
-            indexer_core: None,
-            allowed: allowed_cores(),
-            indexer_selects: false,
-        }
-        .decide()?;
+        let root = Root::machine();
+        length.fits_memory(&config, layers.len(), model_bytes, memory::available(&root))?;
+        let request = Request { threads: arguments.threads, ..Request::default() };
+        let placement = Topology::read(&root).choose(request)?;
+        let cpus = placement.worker_cpus.value.as_slice();
+        let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
         let threads = Threads {
-            prefill: cores.prefill_threads,
-            decode: cores.decode_threads,
-            decode_cores: cores.decode_cores,
+            prefill: count(placement.prefill_threads),
+            decode: count(cpus.len()),
+            decode_cores: cpus.to_vec(),
         };
         let stop = tokenizer.stop_ids().to_vec();
         Ok(Self { model, config, prompt, continuation, stop, layers, threads })
