@@ -30,6 +30,10 @@ pub enum Exit {
     Worker = 8,
     /// The cpu-indexer failed or died.
     Indexer = 9,
+    /// `hindsight doctor` found what makes runs slower than they could be.
+    Slower = 10,
+    /// `hindsight doctor` found what makes runs fail.
+    Broken = 11,
     /// The user interrupted the run.
     Interrupted = 130,
 }

@@ -1,6 +1,7 @@
 //! The launcher: the command line, and the supervision of the processes that do the work.
 
 pub mod command;
+pub mod doctor;
 pub mod error;
 pub mod eval;
 pub mod models;

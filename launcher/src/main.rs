@@ -4,7 +4,6 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use hindsight::command::Cli;
-use hindsight::error::Exit;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
@@ -13,7 +12,7 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let json = cli.json();
     match cli.run() {
-        Ok(()) => Exit::Success.into(),
+        Ok(exit) => exit.into(),
         Err(error) => {
             error.print(json);
             error.exit.into()

@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod child;
+pub mod doctor;
 pub mod eval;
 pub mod index_arguments;
 mod interrupt;
@@ -16,7 +17,7 @@ pub mod trace;
 
 use clap::{Parser, Subcommand};
 
-use crate::error::Error;
+use crate::error::{Error, Exit};
 
 /// Decode long contexts with the KV cache in host memory: a worker computes, an indexer on a core of its own predicts
 /// which keys the next step needs and ships only those.
@@ -35,7 +36,8 @@ Examples:
 
 Exit codes:
   0 success   1 internal error   2 usage   3 model   4 download   5 prompt
-  6 does not fit   7 placement   8 gpu-worker failed   9 cpu-indexer failed   130 interrupted";
+  6 does not fit   7 placement   8 gpu-worker failed   9 cpu-indexer failed
+  10 doctor: could be faster   11 doctor: runs will fail   130 interrupted";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -46,6 +48,7 @@ enum Command {
     Bench(bench::BenchArguments),
     Eval(eval::EvalCommand),
     Topology(topology::TopologyArguments),
+    Doctor(doctor::DoctorArguments),
     /// The process that runs the model; started by the launcher.
     #[command(hide = true)]
     GpuWorker(child::ChildArguments),
@@ -66,16 +69,17 @@ impl Cli {
             Command::Bench(arguments) => arguments.json(),
             Command::Eval(command) => command.json(),
             Command::Topology(arguments) => arguments.json,
+            Command::Doctor(arguments) => arguments.json,
             Command::GpuWorker(_) | Command::CpuIndexer(_) => false,
         }
     }
 
-    /// Does what was asked.
+    /// Does what was asked; returns the exit code of what was found out.
     ///
     /// # Errors
     /// What failed, and with which exit code.
-    pub fn run(self) -> Result<(), Error> {
-        match self.command {
+    pub fn run(self) -> Result<Exit, Error> {
+        let done = match self.command {
             Command::Run(arguments) => run::run(*arguments),
             Command::Pull(arguments) => pull::run(&arguments),
             Command::Replay(arguments) => replay::run(&arguments),
@@ -83,13 +87,15 @@ impl Cli {
             Command::Bench(arguments) => bench::run(&arguments),
             Command::Eval(command) => eval::run(&command),
             Command::Topology(arguments) => topology::run(&arguments),
+            Command::Doctor(arguments) => return doctor::run(&arguments),
             Command::GpuWorker(arguments) => {
                 child::run(&arguments, hindsight_gpu_worker::serve::run)
             }
             Command::CpuIndexer(arguments) => {
                 child::run(&arguments, hindsight_cpu_indexer::serve::run)
             }
-        }
+        };
+        done.map(|()| Exit::Success)
     }
 }
 

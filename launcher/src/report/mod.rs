@@ -1,6 +1,7 @@
 //! What a run tells its user: numbers for people, numbers for machines.
 
 pub mod bench;
+mod doctor;
 pub mod eval;
 pub mod eval_page;
 pub mod plot;

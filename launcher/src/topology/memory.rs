@@ -1,9 +1,10 @@
 //! Memory that this process can still take: the machine's, or what its control group leaves it.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::Serialize;
 
+use super::cgroup::{Version, groups};
 use super::root::Root;
 
 /// What a control group allows.
@@ -18,16 +19,10 @@ pub struct MemoryLimit {
 /// The limit that leaves this process least, of those of all control groups that it is in; nothing where none is set.
 #[must_use]
 pub fn limit(root: &Root) -> Option<MemoryLimit> {
-    let membership = root.text("proc/self/cgroup").unwrap_or_default();
-    let group = |line: &str| Some(line.split_once(":/")?.1.to_owned());
-    let unified = membership.lines().find(|line| line.starts_with("0::/")).and_then(group);
-    let legacy =
-        membership.lines().find(|line| controllers(line).any(|c| c == "memory")).and_then(group);
-    let limits = [(unified, &UNIFIED), (legacy, &LEGACY)]
-        .into_iter()
-        .filter_map(|(group, files)| groups(root, files, &group?))
-        .flatten();
-    limits.min_by_key(|limit| limit.left_bytes)
+    let limits = groups(root, "memory").into_iter();
+    limits
+        .filter_map(|(version, group)| of_group(root, version, &group))
+        .min_by_key(|limit| limit.left_bytes)
 }
 
 /// Bytes that this process can still take.
@@ -39,54 +34,20 @@ pub fn available(root: &Root) -> u64 {
     limit(root).map_or(system, |limit| system.min(limit.left_bytes))
 }
 
-/// Where one version of control groups keeps its figures.
-struct Files {
-    mount: &'static str,
-    limit: &'static str,
-    used: &'static str,
-    /// The line of `memory.stat` with page cache that can be dropped.
-    droppable: &'static str,
-}
-
-const UNIFIED: Files = Files {
-    mount: "sys/fs/cgroup",
-    limit: "memory.max",
-    used: "memory.current",
-    droppable: "inactive_file",
-};
-
-const LEGACY: Files = Files {
-    mount: "sys/fs/cgroup/memory",
-    limit: "memory.limit_in_bytes",
-    used: "memory.usage_in_bytes",
-    droppable: "total_inactive_file",
-};
-
 /// What the first version writes where there is no limit: the largest number of whole pages.
 const UNLIMITED: u64 = 1 << 60;
 
-fn controllers(line: &str) -> impl Iterator<Item = &str> {
-    line.split(':').nth(1).unwrap_or_default().split(',')
-}
-
-/// Limits of a group and of all that it lies in. A container may not see its own group at its path: then those above
-/// count, of which the topmost is its own.
-fn groups(root: &Root, files: &Files, group: &str) -> Option<Vec<MemoryLimit>> {
-    let mount = Path::new(files.mount);
-    let inside =
-        Path::new(group).components().all(|c| matches!(c, std::path::Component::Normal(_)));
-    let own: PathBuf = if inside { mount.join(group) } else { mount.to_owned() };
-    let above = own.ancestors().take_while(|path| path.starts_with(mount));
-    Some(above.filter_map(|path| one(root, files, path)).collect())
-}
-
-fn one(root: &Root, files: &Files, group: &Path) -> Option<MemoryLimit> {
-    let bytes: u64 = root.value(group.join(files.limit)).filter(|&bytes| bytes < UNLIMITED)?;
-    let used: u64 = root.value(group.join(files.used))?;
+fn of_group(root: &Root, version: Version, group: &Path) -> Option<MemoryLimit> {
+    let (limit, used, droppable) = match version {
+        Version::First => ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+        Version::Second => ("memory.max", "memory.current", "inactive_file"),
+    };
+    let bytes: u64 = root.value(group.join(limit)).filter(|&bytes| bytes < UNLIMITED)?;
+    let used: u64 = root.value(group.join(used))?;
     let statistics = root.text(group.join("memory.stat")).unwrap_or_default();
     let droppable: u64 = statistics
         .lines()
-        .find_map(|line| line.strip_prefix(files.droppable)?.trim().parse().ok())
+        .find_map(|line| line.strip_prefix(droppable)?.trim().parse().ok())
         .unwrap_or(0);
     let left_bytes = bytes.saturating_sub(used.saturating_sub(droppable));
     Some(MemoryLimit { bytes, left_bytes })
@@ -94,20 +55,8 @@ fn one(root: &Root, files: &Files, group: &Path) -> Option<MemoryLimit> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
-
-    fn root(files: &[(&str, &str)]) -> (tempfile::TempDir, Root) {
-        let directory = tempfile::tempdir().unwrap();
-        for (path, text) in files {
-            let path = directory.path().join(path);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, text).unwrap();
-        }
-        let root = Root::copy(directory.path().to_owned());
-        (directory, root)
-    }
+    use crate::topology::testing::root;
 
     #[test]
     fn without_control_groups_what_the_system_has_is_available() {

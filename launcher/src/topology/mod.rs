@@ -4,13 +4,20 @@
 //! much of both.
 
 mod caches;
+pub(crate) mod cgroup;
 mod choice;
 mod cores;
 mod cpu_list;
 mod gpus;
+#[cfg(test)]
+#[path = "../../../tests/support/machine.rs"]
+#[allow(unreachable_pub, reason = "whole-system tests use the same machines")]
+pub(crate) mod machine;
 pub mod memory;
 mod nodes;
 mod root;
+#[cfg(test)]
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
@@ -22,7 +29,7 @@ pub use cores::Core;
 pub use cpu_list::{CpuList, CpuListError};
 pub use gpus::{Gpu, Link};
 pub use memory::MemoryLimit;
-pub use nodes::{HugePages, Node};
+pub use nodes::{HugePages, Node, huge_pages};
 pub use root::Root;
 
 /// A machine as one of its processes sees it.

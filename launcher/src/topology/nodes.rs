@@ -103,7 +103,8 @@ fn memory(root: &Root, path: &str, prefix: &str) -> (u64, u64) {
 }
 
 /// Huge pages by size, from a directory with one directory for each.
-pub(super) fn huge_pages(root: &Root, directory: &str) -> Vec<HugePages> {
+#[must_use]
+pub fn huge_pages(root: &Root, directory: &str) -> Vec<HugePages> {
     let mut pools: Vec<HugePages> = root
         .names(directory)
         .iter()

@@ -1,8 +1,5 @@
 //! Machines that are not here, read from copies of what they say of themselves.
 
-#[path = "../../../tests/support/machine.rs"]
-mod machine;
-
 use super::*;
 use crate::error::Exit;
 use machine::Machine;
