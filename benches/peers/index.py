@@ -29,6 +29,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import environment
+
 PACKAGES = ["faiss-cpu==1.15.1", "numpy==2.4.6", "usearch==2.26.6"]
 THREADS = ["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"]
 EVICTION_BYTES = 256 << 20
@@ -50,22 +52,6 @@ def arguments():
     parser.add_argument("--without", nargs="*", default=[], choices=["faiss", "usearch"], help="leave out")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     return parser.parse_args()
-
-
-def enter_environment():
-    """Goes on in a virtual environment with the packages, restricted to one thread."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    home = cache / "hindsight" / "peers"
-    python = home / "bin" / "python"
-    stamp = home / "packages.txt"
-    wanted = "\n".join(PACKAGES)
-    if not stamp.exists() or stamp.read_text() != wanted:
-        print(f"installing {' '.join(PACKAGES)} into {home}", file=sys.stderr)
-        subprocess.run([sys.executable, "-m", "venv", home], check=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", *PACKAGES], check=True, stdout=sys.stderr)
-        stamp.write_text(wanted)
-    environment = os.environ | {name: "1" for name in THREADS} | {"HINDSIGHT_PEERS": "1"}
-    os.execve(python, [str(python), __file__, *sys.argv[1:]], environment)
 
 
 def hindsight(options, directory):
@@ -273,8 +259,7 @@ def table(report):
 
 def main():
     options = arguments()
-    if "HINDSIGHT_PEERS" not in os.environ:
-        enter_environment()
+    environment.enter("peers", PACKAGES, {name: "1" for name in THREADS})
     report = measure(options)
     print(json.dumps(report) if options.json else table(report))
 

@@ -2,12 +2,16 @@
 
 use hindsight_protocol::arena::HeadBlocks;
 
-use crate::kernels::{GroupQuery, Kernels, Scores};
+use crate::kernels::{GroupQuery, Kernels, Scores, fetch};
 
 /// Keys that are handed to the kernels at once.
 const BATCH: usize = 16;
 /// Keys of a text that lie between those that are scored and those that are fetched meanwhile.
 const DISTANCE: usize = 32;
+
+/// Keys here and there that are fetched before the first of them is scored: finding the page of one takes as long as
+/// scoring dozens.
+const SCATTERED: usize = 128;
 
 /// Keys of some tokens, where they lie.
 type Rows<'a> = [&'a [u16]; BATCH];
@@ -55,27 +59,19 @@ pub(crate) fn score_tokens(
     scores: &mut Scores,
 ) {
     scores.resize(tokens.len());
-    let (mut rows, mut ahead): (Rows<'_>, Rows<'_>) = ([&[]; BATCH], [&[]; BATCH]);
-    let mut batches = tokens.chunks(BATCH);
-    let mut count = gather(view, batches.next(), &mut ahead);
-    let mut column = 0;
-    while count > 0 {
-        std::mem::swap(&mut rows, &mut ahead);
-        let next = gather(view, batches.next(), &mut ahead);
-        let (batch, ahead) = (&rows[..count], &ahead[..next]);
-        kernels.score_rows(view.dtype(), query, batch, ahead, scores, column);
-        column += count;
-        count = next;
+    let key = |&token: &u32| view.key(token as usize);
+    let (first, rest) = tokens.split_at(tokens.len().min(SCATTERED));
+    first.iter().for_each(|token| fetch(key(token)));
+    let mut ahead = rest.iter();
+    let mut rows: Rows<'_> = [&[]; BATCH];
+    for (batch, column) in tokens.chunks(BATCH).zip((0..).step_by(BATCH)) {
+        for (row, token) in rows.iter_mut().zip(batch) {
+            *row = key(token);
+        }
+        ahead.by_ref().take(BATCH).for_each(|token| fetch(key(token)));
+        let rows = &rows[..batch.len()];
+        kernels.score_rows(view.dtype(), query, rows, &[], scores, column);
     }
-}
-
-/// Finds the keys of a batch of tokens, and returns their number.
-fn gather<'a>(view: HeadBlocks<'a>, tokens: Option<&[u32]>, rows: &mut Rows<'a>) -> usize {
-    let tokens = tokens.unwrap_or(&[]);
-    for (row, &token) in rows.iter_mut().zip(tokens) {
-        *row = view.key(token as usize);
-    }
-    tokens.len()
 }
 
 /// Writes to `weights` the softmax weight of each column, summed over the group, given the logarithm of each head's

@@ -11,6 +11,7 @@ use hindsight_protocol::control::codec;
 use hindsight_protocol::control::messages::{Failure, FromIndexer, ToIndexer};
 use hindsight_protocol::records::{AttentionPolicy, Reply, Request, SelectedBlock};
 use hindsight_protocol::ring::{Patience, Receiver, RingFault, Sender};
+use hindsight_protocol::scheduling;
 use hindsight_protocol::telemetry::{IndexerCounters, TelemetryPage};
 
 use crate::audit::AuditTurn;
@@ -24,6 +25,9 @@ type Message = ToIndexer<IndexParameters>;
 
 /// How long the worker may leave an answer lying in the ring. A dead worker is noticed by the launcher much earlier.
 const SILENCE: Duration = Duration::from_secs(120);
+
+/// Between two steps an indexer that shares its core sleeps at once.
+const SHARING: Patience = Patience { spins: 100, sleep: Duration::from_millis(100) };
 
 /// Runs the indexer until the launcher ends it or goes away.
 ///
@@ -44,11 +48,16 @@ fn start(control: &mut UnixStream, arena: OwnedFd) -> Result<(), Failure> {
     let Some(message) = codec::read::<Message>(control).map_err(Failure::internal)? else {
         return Ok(());
     };
-    let ToIndexer::Start { core, epoch, cache_blocks, parameters, telemetry } = message else {
+    let ToIndexer::Start { core, shares_core, epoch, cache_blocks, parameters, telemetry } =
+        message
+    else {
         return Err(Failure::internal("the first message is not a start"));
     };
     // Before anything large is allocated: memory comes from the node of the core that touches it first.
     placement::pin(core).map_err(|error| Failure::new("no_such_core", error))?;
+    if let Err(error) = scheduling::take_short_turns() {
+        tracing::warn!(%error, "the system keeps the length of the indexer's turns");
+    }
     let ended = listen(control.try_clone().map_err(Failure::internal)?, telemetry.clone());
     parameters.validate().map_err(|error| Failure::new("index_parameters", error))?;
     let arena = Arena::attach(arena).map_err(Failure::internal)?;
@@ -64,6 +73,7 @@ fn start(control: &mut UnixStream, arena: OwnedFd) -> Result<(), Failure> {
         arena: &arena,
         scratch: Scratch::default(),
         audit: AuditTurn::default(),
+        shares_core,
     };
     codec::write(control, &ready).map_err(Failure::internal)?;
     indexer.serve(&mut arena.query_ring().consumer(), &ended)
@@ -107,20 +117,30 @@ struct Indexer<'a> {
     arena: &'a Arena,
     scratch: Scratch,
     audit: AuditTurn,
+    shares_core: bool,
 }
 
 impl Indexer<'_> {
     fn serve(&mut self, requests: &mut Receiver<'_>, ended: &AtomicBool) -> Result<(), Failure> {
         let geometry = *self.arena.geometry();
         let elements = (geometry.heads * geometry.head_dim) as usize;
+        let mut patience = Patience::default();
         while !ended.load(Ordering::Relaxed) {
-            let record = requests.receive(Patience::default()).map_err(ring_broken)?;
+            let record = requests.receive(patience).map_err(ring_broken)?;
             let Some(record) = record else { continue };
             let request = Request::decode(record, elements)
                 .map_err(|error| Failure::new("bad_record", format!("the worker sent {error}")))?;
             self.handle(&request)?;
+            patience = self.patience_after(&request);
         }
         Ok(())
+    }
+
+    /// How long to look out for what follows a request: in the midst of a step the next selection is due soon.
+    fn patience_after(&self, request: &Request<'_>) -> Patience {
+        let last_layer = self.arena.geometry().layers - 1;
+        let in_step = matches!(request, Request::Select { layer, .. } if *layer < last_layer);
+        if self.shares_core && !in_step { SHARING } else { Patience::default() }
     }
 
     fn handle(&mut self, request: &Request<'_>) -> Result<(), Failure> {

@@ -12,7 +12,8 @@ use std::time::Instant;
 
 use candle_core::quantized::{GgmlDType, QMatMul, QStorage, QTensor};
 use candle_core::{Device, Module, Tensor};
-use hindsight_gpu_worker::matmul::{Activations, Parallel, QuantMatrix, Serial};
+use hindsight_gpu_worker::matmul::{Activations, QuantMatrix};
+use hindsight_gpu_worker::threads::{Parallel, Serial};
 
 /// Weight bytes that do not fit into the caches.
 const COLD: usize = 128 << 20;

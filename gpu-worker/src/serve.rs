@@ -59,8 +59,8 @@ fn serve(control: &mut UnixStream, arena: OwnedFd) -> Result<(), Failure> {
     let ToWorker::Start {
         model,
         prefill_threads,
-        decode_threads,
         decode_cores,
+        lent_core,
         dense_layers,
         prompt_queries,
         telemetry,
@@ -68,7 +68,7 @@ fn serve(control: &mut UnixStream, arena: OwnedFd) -> Result<(), Failure> {
     else {
         return Err(Failure::internal("the first message is not a start"));
     };
-    let threads = Threads { prefill: prefill_threads, decode: decode_threads, decode_cores };
+    let threads = Threads { prefill: prefill_threads, decode_cores, lent_core };
     let start = Start { model, threads, dense_layers, prompt_queries, telemetry };
     let cancelled = Arc::new(AtomicBool::new(false));
     let reader = control.try_clone().map_err(Failure::internal)?;

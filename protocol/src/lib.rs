@@ -12,6 +12,8 @@ pub mod geometry;
 #[cfg(not(loom))]
 pub mod records;
 pub mod ring;
+#[cfg(not(loom))]
+pub mod scheduling;
 mod sync;
 #[cfg(not(loom))]
 pub mod telemetry;

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use shared_memory::{Shmem, ShmemConf, ShmemError};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"HSTELEM\0");
-const VERSION: u64 = 1;
+const VERSION: u64 = 2;
 /// What names of pages begin with; the number of the process that made it follows.
 const PREFIX: &str = "hindsight-";
 
@@ -95,8 +95,12 @@ pub struct WorkerCounters {
     pub attention_ns: Counter,
     /// Nanoseconds spent waiting for selections.
     pub waiting_ns: Counter,
+    /// Nanoseconds spent choosing tokens.
+    pub sampling_ns: Counter,
     /// Nanoseconds of decode steps in all.
     pub decode_ns: Counter,
+    /// Times that a helping thread lost its core in the midst of a task, and decode went on with fewer threads for a while.
+    pub helper_stalls: Counter,
     /// Keys or values that exceeded the element type's range and were stored as infinite.
     pub overflows: Counter,
 }

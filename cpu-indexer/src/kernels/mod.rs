@@ -109,7 +109,16 @@ const LN_2_LOW: f32 = -2.121_944_4e-4;
 /// The series of `exp`, good to single precision on ±`ln 2 / 2`, highest power first.
 const EXP_POLYNOMIAL: [f32; 7] = [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0];
 
-/// Asks the processor to fetch `words` into its second-level cache: that has more requests in flight than the first.
+/// Asks the processor to fetch `words` into its second-level cache, which has more requests in flight than the first;
+/// elsewhere than on x86-64 nothing.
+#[inline(always)]
+pub(crate) fn fetch(words: &[u16]) {
+    #[cfg(target_arch = "x86_64")]
+    prefetch(words);
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = words;
+}
+
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
 fn prefetch(words: &[u16]) {

@@ -1,5 +1,6 @@
 //! Attention over the arena: keys and values go in, the blocks that the policy names are attended in place.
 
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use candle_core::{Device, Tensor};
@@ -9,10 +10,10 @@ use hindsight_protocol::telemetry::WorkerCounters;
 
 use super::{Attention, AttentionResult, with_slice};
 use crate::device::cpu::{
-    AttentionShape, Block, CpuAttention, DecodeScratch, Prefill, PrefillScratch, ShapeError,
+    AttentionShape, Block, CpuAttention, DecodeScratch, Parts, Prefill, PrefillScratch, ShapeError,
 };
 use crate::link::{IndexerLink, LinkError, Place};
-use crate::threads::Pools;
+use crate::threads::{Pools, for_each_chunk};
 
 /// The sequence that the worker uses: it serves one text at a time.
 const SEQUENCE: u32 = 0;
@@ -69,14 +70,17 @@ pub struct ArenaAttention<'a> {
     phase: Phase,
     pools: &'a Pools,
     prefill_scratch: PrefillScratch,
+    parts: Parts,
     /// One for each KV head.
-    decode_scratch: Vec<HeadScratch>,
+    heads: Vec<HeadSpace>,
 }
 
-/// Work space of one KV head's decode.
+/// Work space of attention to the selected blocks of one KV head.
 #[derive(Debug, Default)]
-struct HeadScratch {
-    kernels: DecodeScratch,
+struct HeadSpace {
+    scratch: DecodeScratch,
+    /// [group, head_dim].
+    out: Vec<f32>,
     log_sum_exp: Vec<f32>,
     /// The blocks that the indexer selected.
     blocks: Vec<SelectedBlock>,
@@ -94,8 +98,13 @@ impl<'a> ArenaAttention<'a> {
     ) -> Result<Self, ArenaAttentionError> {
         let geometry = arena.geometry();
         let group = geometry.group();
-        let shape = AttentionShape::new(geometry.head_dim as usize, group, geometry.dtype)?;
-        let scratch = || HeadScratch { log_sum_exp: vec![0.0; group], ..HeadScratch::default() };
+        let head_dim = geometry.head_dim as usize;
+        let shape = AttentionShape::new(head_dim, group, geometry.dtype)?;
+        let space = || HeadSpace {
+            out: vec![0.0; group * head_dim],
+            log_sum_exp: vec![0.0; group],
+            ..HeadSpace::default()
+        };
         Ok(Self {
             arena,
             writer: arena.writer()?,
@@ -112,7 +121,8 @@ impl<'a> ArenaAttention<'a> {
             phase: Phase::Decode,
             pools,
             prefill_scratch: PrefillScratch::default(),
-            decode_scratch: (0..geometry.kv_heads).map(|_| scratch()).collect(),
+            parts: Parts::default(),
+            heads: (0..geometry.kv_heads).map(|_| space()).collect(),
         })
     }
 
@@ -159,6 +169,41 @@ impl<'a> ArenaAttention<'a> {
             self.phase = Phase::Decode;
         }
         Ok(self.arena.tables().publish(SEQUENCE, tokens as u64)?)
+    }
+
+    /// Repeats the keys and values of the first `tokens` tokens until there are `stretched_to`, as if so many had been read.
+    /// Repeated keys keep the positions that they had.
+    ///
+    /// # Errors
+    /// [`ArenaAttentionError`].
+    pub fn stretch(
+        &mut self,
+        tokens: usize,
+        stretched_to: usize,
+    ) -> Result<(), ArenaAttentionError> {
+        let geometry = *self.arena.geometry();
+        for layer in 0..geometry.layers as usize {
+            for head in 0..geometry.kv_heads as usize {
+                for position in tokens..stretched_to {
+                    self.writer.repeat(&self.slabs, layer, head, position % tokens, position);
+                }
+            }
+        }
+        self.publish(stretched_to)?;
+        for layer in 0..geometry.layers as usize {
+            if !self.selects(layer) {
+                continue;
+            }
+            self.link.tell(&Request::Appended {
+                sequence: SEQUENCE,
+                layer: index(layer),
+                position: tokens as u64,
+                tokens: (stretched_to - tokens) as u64,
+            })?;
+        }
+        // Requests are dealt with in their order: when this one is answered, the index knows all keys.
+        let held = stretched_to as u64;
+        Ok(self.link.ask(&Request::Reserve { sequence: SEQUENCE, tokens: held })?)
     }
 
     /// Whether the indexer selects the blocks of `layer`.
@@ -242,65 +287,76 @@ impl<'a> ArenaAttention<'a> {
         Ok(())
     }
 
-    /// Attends one token's queries. The indexer answers KV head by KV head: one is attended to while it is at the next.
+    /// Attends one token's queries.
     fn decode(&mut self, layer: usize, position: usize, q: &[f32]) -> Result<Vec<f32>, LinkError> {
-        let selects = self.selects(layer);
         let began = Instant::now();
-        let mut waited = Duration::ZERO;
         let mut out = vec![0.0; q.len()];
-        let per_head = q.len() / self.decode_scratch.len();
-        let Self { arena, slabs, link, kernels, decode_scratch, .. } = self;
+        let waited = if self.selects(layer) {
+            self.attend_selected(layer, position, q, &mut out)?
+        } else {
+            self.attend_all(layer, position, q, &mut out);
+            Duration::ZERO
+        };
+        self.counters.waiting_ns.add(nanoseconds(waited));
+        self.counters.attention_ns.add(nanoseconds(began.elapsed().saturating_sub(waited)));
+        Ok(out)
+    }
+
+    /// Attends one token's queries to every key.
+    fn attend_all(&mut self, layer: usize, position: usize, q: &[f32], out: &mut [f32]) {
+        let Self { arena, slabs, kernels, parts, pools, .. } = self;
+        let block_tokens = arena.geometry().block_tokens as usize;
+        let blocks = |head, tokens: Range<usize>| {
+            let view = arena.head(slabs, layer, head, position + 1);
+            let blocks = tokens.start / block_tokens..tokens.end.div_ceil(block_tokens);
+            blocks.map(move |number| block(view, number))
+        };
+        parts.attend(kernels, q, position + 1, blocks, out, pools.team());
+    }
+
+    /// Attends one token's queries to the blocks that the indexer selects, and returns how long it was waited for. It
+    /// answers KV head by KV head: a worker with one core of its own attends to one while the indexer is at the next.
+    fn attend_selected(
+        &mut self,
+        layer: usize,
+        position: usize,
+        q: &[f32],
+        out: &mut [f32],
+    ) -> Result<Duration, LinkError> {
+        let mut waited = Duration::ZERO;
+        let Self { arena, slabs, link, kernels, heads, pools, .. } = self;
+        let per_head = q.len() / heads.len();
         let place = |head| Place {
             sequence: SEQUENCE,
             layer: index(layer),
             kv_head: index(head),
             position: position as u64,
         };
-        if selects {
-            let Place { sequence, layer, position, .. } = place(0);
-            link.tell(&Request::Select { sequence, layer, position, query: q })?;
-        }
-        let mut select = |head: usize, blocks: &mut Vec<SelectedBlock>| {
-            let began = Instant::now();
-            let selected = link.selection(place(head), blocks);
-            waited += began.elapsed();
-            selected
-        };
-        let attend = |head: usize, out: &mut [f32], scratch: &mut HeadScratch| {
+        let attend = |head: usize, space: &mut HeadSpace| {
             let view = arena.head(slabs, layer, head, position + 1);
+            let HeadSpace { scratch, out, log_sum_exp, blocks } = space;
+            let blocks = blocks.iter().map(|selected| block(view, selected.block as usize));
             let query = &q[head * per_head..][..per_head];
-            let HeadScratch { kernels: scratch, log_sum_exp, blocks } = scratch;
-            if selects {
-                let blocks = blocks.iter().map(|selected| block(view, selected.block as usize));
-                kernels.decode(query, blocks, out, log_sum_exp, scratch);
-            } else {
-                kernels.decode(query, all_blocks(view), out, log_sum_exp, scratch);
-            }
+            kernels.decode(query, blocks, out, log_sum_exp, scratch);
         };
-        let heads = out.chunks_mut(per_head).zip(decode_scratch.iter_mut()).enumerate();
-        match self.pools.decode_pool() {
-            None => {
-                for (head, (out, scratch)) in heads {
-                    if selects {
-                        select(head, &mut scratch.blocks)?;
-                    }
-                    attend(head, out, scratch);
-                }
+        let Place { sequence, layer, position, .. } = place(0);
+        link.tell(&Request::Select { sequence, layer, position, query: q })?;
+        let shared = pools.own_threads() > 1;
+        for (head, space) in heads.iter_mut().enumerate() {
+            let began = Instant::now();
+            link.selection(place(head), &mut space.blocks)?;
+            waited += began.elapsed();
+            if !shared {
+                attend(head, space);
             }
-            Some(pool) => pool.in_place_scope(|scope| {
-                for (head, (out, scratch)) in heads {
-                    if selects {
-                        select(head, &mut scratch.blocks)?;
-                    }
-                    let attend = &attend;
-                    scope.spawn(move |_| attend(head, out, scratch));
-                }
-                Ok::<(), LinkError>(())
-            })?,
         }
-        self.counters.waiting_ns.add(nanoseconds(waited));
-        self.counters.attention_ns.add(nanoseconds(began.elapsed().saturating_sub(waited)));
-        Ok(out)
+        if shared {
+            for_each_chunk(heads, 1, pools.team(), |head, space| attend(head, &mut space[0]));
+        }
+        for (out, space) in out.chunks_exact_mut(per_head).zip(heads) {
+            out.copy_from_slice(&space.out);
+        }
+        Ok(waited)
     }
 }
 

@@ -11,10 +11,11 @@ use crate::model::{Logits, ModelError};
 use crate::sampling::{Sampler, SamplingParameters};
 
 impl Engine<'_> {
-    /// Decodes from the first token on; returns why it ended, and how many steps it took.
+    /// Decodes from the first token on, which stands at `start`; returns why it ended, and how many steps it took.
     pub(super) fn decode(
         &mut self,
         request: &Generate<SamplingParameters>,
+        start: usize,
         first: u32,
         sampler: &mut Sampler,
         cancelled: &AtomicBool,
@@ -30,7 +31,7 @@ impl Engine<'_> {
             if steps + 1 >= u64::from(request.max_tokens) {
                 return Ok((StopReason::MaxTokens, steps));
             }
-            let position = request.prompt.len() + steps as usize;
+            let position = start + steps as usize;
             if position == self.capacity {
                 return Ok((StopReason::ContextFull, steps));
             }
@@ -50,7 +51,9 @@ impl Engine<'_> {
     ) -> Result<u32, EngineError> {
         let began = Instant::now();
         let logits = self.logits(token, position)?;
+        let sampling = Instant::now();
         let next = sampler.sample(&logits)?;
+        self.counters.sampling_ns.add(nanoseconds(sampling));
         self.count_step(began);
         Ok(next)
     }
@@ -68,6 +71,12 @@ impl Engine<'_> {
 
     pub(super) fn count_step(&self, began: Instant) {
         self.counters.decode_tokens.add(1);
-        self.counters.decode_ns.add(u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX));
+        self.counters.decode_ns.add(nanoseconds(began));
+        self.counters.helper_stalls.add(self.pools.team().take_stalls());
     }
+}
+
+/// Nanoseconds since a moment.
+fn nanoseconds(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX)
 }

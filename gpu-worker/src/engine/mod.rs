@@ -115,21 +115,31 @@ impl<'a> Engine<'a> {
     ) -> Result<Generated, EngineError> {
         let mut sampler = Sampler::new(request.sampling)?;
         request.prompt.iter().for_each(|&token| sampler.observe(token));
-        let Generate { prompt, max_tokens, policy, top_k, .. } = request;
+        let Generate { prompt, stretched_to, max_tokens, policy, top_k, .. } = request;
+        let held = stretched_to.and_then(|to| usize::try_from(to).ok()).unwrap_or(0);
+        let start = held.min(self.capacity).max(prompt.len());
         let began = Instant::now();
-        self.begin(prompt, *max_tokens as usize, *policy, *top_k)?;
+        let more = start - prompt.len() + *max_tokens as usize;
+        self.begin(prompt, more, *policy, *top_k)?;
         let prefilled_tokens = (prompt.len() - self.held.len()) as u64;
         let logits = self.prefill(prompt, cancelled, listener)?;
         let prefill_s = began.elapsed().as_secs_f64();
         let Some(logits) = logits else {
             return Ok(cancelled_in_prefill(prefilled_tokens, prefill_s));
         };
+        if start > prompt.len() {
+            self.attention.stretch(prompt.len(), start)?;
+        }
         let first = sampler.sample(&logits)?;
         let first_token_s = began.elapsed().as_secs_f64();
         let decoding = Instant::now();
         let (stop_reason, decode_steps) =
-            self.decode(request, first, &mut sampler, cancelled, listener)?;
+            self.decode(request, start, first, &mut sampler, cancelled, listener)?;
         let decode_s = decoding.elapsed().as_secs_f64();
+        if start > prompt.len() {
+            // What was decoded follows a text that nobody has read.
+            self.held.truncate(prompt.len());
+        }
         Ok(Generated {
             stop_reason,
             prefilled_tokens,

@@ -1,9 +1,9 @@
 //! Input rows as 8-bit codes.
 
 use super::format::ActivationKind;
-use super::kernels::{Path, for_each_chunk};
+use super::kernels::Path;
 use super::matrix::QuantMatrix;
-use super::parallel::{Parallel, Serial};
+use crate::threads::{Parallel, Serial, for_each_chunk};
 
 /// Batches of at least this many values are quantized on all threads.
 const PARALLEL_VALUES: usize = 1 << 14;

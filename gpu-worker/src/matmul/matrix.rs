@@ -8,8 +8,8 @@ use super::format::{ActivationKind, Format};
 use super::kernels::{Path, Product, multiply};
 use super::layout::ROWS;
 use super::pack::pack_panel;
-use super::parallel::Parallel;
 use super::storage::Storage;
+use crate::threads::Parallel;
 
 /// Why weights cannot be a [`QuantMatrix`].
 #[derive(Debug, thiserror::Error)]

@@ -3,7 +3,7 @@
 //!
 //! * [`QuantMatrix`] holds the weights repacked into panels of 16 rows (`layout`), in as many bytes as the file.
 //! * [`Activations`] holds the input rows as 8-bit codes, quantized once for all matrices that read them.
-//! * [`Parallel`] says who does the work: the calling thread, or a pool.
+//! * [`Parallel`](crate::threads::Parallel) says who does the work: the calling thread, or a pool.
 //!
 //! # Numbers
 //!
@@ -23,12 +23,10 @@ mod kernels;
 mod layout;
 mod matrix;
 mod pack;
-mod parallel;
 mod storage;
 
 pub use activations::Activations;
 pub use matrix::{MatrixError, QuantMatrix, multiply_each};
-pub use parallel::{Parallel, Serial};
 
 #[cfg(test)]
 mod tests;

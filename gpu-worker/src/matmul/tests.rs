@@ -6,7 +6,8 @@ use proptest::prelude::*;
 
 use super::kernels::Path;
 use super::matrix::multiply_each_on;
-use super::{Activations, MatrixError, QuantMatrix, Serial, multiply_each};
+use super::{Activations, MatrixError, QuantMatrix, multiply_each};
+use crate::threads::Serial;
 
 const SIMPLE: [GgmlDType; 5] =
     [GgmlDType::Q4_0, GgmlDType::Q4_1, GgmlDType::Q5_0, GgmlDType::Q5_1, GgmlDType::Q8_0];

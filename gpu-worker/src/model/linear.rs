@@ -7,9 +7,9 @@ use candle_core::quantized::QMatMul;
 use candle_core::{Device, Module, Result, Storage, Tensor};
 
 use super::tensors::{RawTensor, TensorReader};
-use super::threads::CurrentPool;
 use super::{ModelError, ops};
 use crate::matmul::{Activations, QuantMatrix, multiply_each};
+use crate::threads::Current;
 
 /// A matrix `[outputs, inputs]` kept in the file's own quantization, with an optional bias.
 pub(super) struct Linear {
@@ -151,10 +151,10 @@ fn multiply<const N: usize>(matrices: [&QuantMatrix; N], x: &Tensor) -> Result<[
     let x = ops::contiguous(storage, layout)?;
     // Taken out, not borrowed: while it waits for the others, a pool's thread may begin another product.
     let mut quantized = QUANTIZED.take();
-    quantized.quantize(x, &matrices, &CurrentPool);
+    quantized.quantize(x, &matrices, &Current);
     let mut outs = products.iter_mut().map(Vec::as_mut_slice);
     let pairs = matrices.map(|matrix| (matrix, outs.next().expect("one product for each matrix")));
-    multiply_each(pairs, &quantized, &CurrentPool);
+    multiply_each(pairs, &quantized, &Current);
     QUANTIZED.set(quantized);
 
     let mut shaped = Vec::with_capacity(N);

@@ -6,9 +6,9 @@
 //!
 //! # Threads
 //!
-//! On the CPU the forward pass runs on the rayon pool that its caller is in, and on the calling thread alone outside any
-//! pool: `pool.install(|| model.forward(…))` gives it the pool's threads and cores, and a caller may choose anew for every
-//! chunk: many threads for prefill, one for decode. The result does not depend on them.
+//! On the CPU the forward pass runs on the threads that its caller has chosen ([`Pools`](crate::threads::Pools)), and may choose
+//! anew for every chunk: a rayon pool for prefill, a team that spins for its next task for decode. The result does not
+//! depend on them.
 //!
 //! candle's own threads come into play only for matrices in formats without kernels of ours (F32, F16, BF16, Q2_K, Q3_K):
 //! a barrier pool of `CANDLE_NUM_THREADS` threads, the calling one among them (where it is unset: `RAYON_NUM_THREADS`,
@@ -24,7 +24,6 @@ mod metadata;
 mod ops;
 mod rope;
 mod tensors;
-mod threads;
 mod transformer;
 
 pub use config::{Architecture, ModelConfig, RopeConfig, RopeScaling, RopeStyle};

@@ -9,8 +9,7 @@ use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tenso
 
 use super::RopeStyle;
 use super::rope::RopeTable;
-use super::threads::CurrentPool;
-use crate::matmul::Parallel;
+use crate::threads::{Current, Parallel};
 
 /// Elements below which one thread is faster than waking the others.
 const PARALLEL_FROM: usize = 64 * 1024;
@@ -270,12 +269,12 @@ pub(super) fn contiguous<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result
 /// Calls `work(first_row, rows)` for disjoint groups of whole rows that together are `out`, in parallel when there are
 /// elements enough.
 fn for_each_rows(out: &mut [f32], width: usize, work: impl Fn(usize, &mut [f32]) + Sync) {
-    if out.len() < PARALLEL_FROM || CurrentPool.threads() == 1 {
+    if out.len() < PARALLEL_FROM || Current.threads() == 1 {
         return work(0, out);
     }
     let rows = (UNIT / width).max(1);
     let units: Vec<_> = out.chunks_mut(rows * width).map(Mutex::new).collect();
-    CurrentPool.run(units.len(), &|unit| {
+    Current.run(units.len(), &|unit| {
         let mut part = units[unit].lock().unwrap_or_else(PoisonError::into_inner);
         work(unit * rows, &mut part);
     });

@@ -1,5 +1,7 @@
 //! Full attention over this process's own memory, which keeps what passes through.
 
+use std::ops::Range;
+
 use candle_core::{Device, Tensor};
 use half::f16;
 use half::slice::HalfFloatSliceExt;
@@ -9,7 +11,7 @@ use super::Recording;
 use super::cache::Cache;
 use crate::attention::{Attention, AttentionResult, with_slice};
 use crate::device::cpu::{
-    AttentionShape, Block, CpuAttention, DecodeScratch, MAX_BLOCK_TOKENS, Prefill, PrefillScratch,
+    AttentionShape, Block, CpuAttention, MAX_BLOCK_TOKENS, Parts, Prefill, PrefillScratch,
     ShapeError,
 };
 use crate::model::ModelConfig;
@@ -37,7 +39,7 @@ pub(super) struct RecordingAttention<'a> {
     queries: Vec<f16>,
     prefill_scratch: PrefillScratch,
     /// One for each KV head, and its sums of exponentials, `[group]`.
-    decode_scratch: Vec<(DecodeScratch, Vec<f32>)>,
+    parts: Parts,
 }
 
 impl<'a> RecordingAttention<'a> {
@@ -71,7 +73,7 @@ impl<'a> RecordingAttention<'a> {
             first_query,
             queries: vec![f16::ZERO; (capacity - first_query) * recorded * heads * head_dim],
             prefill_scratch: PrefillScratch::default(),
-            decode_scratch: vec![(DecodeScratch::default(), vec![0.0; group]); kv_heads],
+            parts: Parts::default(),
         })
     }
 
@@ -109,38 +111,23 @@ impl<'a> RecordingAttention<'a> {
     fn attend(&mut self, slot: usize, start: usize, tokens: usize, q: &[f32]) -> Vec<f32> {
         let Self { kernels, pools, kv_heads, keys, values, .. } = self;
         let (kv_heads, head_dim) = (*kv_heads, kernels.shape().head_dim());
-        let blocks = |head| {
-            let (seen, block) = (start + tokens, MAX_BLOCK_TOKENS * head_dim);
-            let keys = keys.head(slot, head, seen).chunks(block);
-            let values = values.head(slot, head, seen).chunks(block);
+        let blocks = |head, tokens: Range<usize>| {
+            let (elements, block) = (tokens.start * head_dim.., MAX_BLOCK_TOKENS * head_dim);
+            let keys = keys.head(slot, head, tokens.end)[elements.clone()].chunks(block);
+            let values = values.head(slot, head, tokens.end)[elements].chunks(block);
             keys.zip(values).map(|(keys, values)| Block { keys, values })
         };
+        let seen = 0..start + tokens;
         let mut out = vec![0.0; q.len()];
         if tokens > 1 {
             let width = q.len() / tokens;
             let chunk = Prefill { start, tokens, kv_heads, queries: q, query_stride: width };
             let scratch = &mut self.prefill_scratch;
+            let blocks = |head| blocks(head, seen.clone());
             kernels.prefill(&chunk, blocks, &mut out, width, scratch, pools.prefill_pool());
             return out;
         }
-        let per_head = q.len() / kv_heads;
-        let heads = out.chunks_mut(per_head).zip(q.chunks(per_head)).zip(&mut self.decode_scratch);
-        let attend = |head, out: &mut [f32], q: &[f32], scratch: &mut (DecodeScratch, Vec<f32>)| {
-            kernels.decode(q, blocks(head), out, &mut scratch.1, &mut scratch.0);
-        };
-        match pools.decode_pool() {
-            None => {
-                for (head, ((out, q), scratch)) in heads.enumerate() {
-                    attend(head, out, q, scratch);
-                }
-            }
-            Some(pool) => pool.in_place_scope(|scope| {
-                for (head, ((out, q), scratch)) in heads.enumerate() {
-                    let attend = &attend;
-                    scope.spawn(move |_| attend(head, out, q, scratch));
-                }
-            }),
-        }
+        self.parts.attend(kernels, q, seen.end, blocks, &mut out, pools.team());
         out
     }
 }
@@ -204,7 +191,7 @@ mod tests {
     #[test]
     fn what_16_bits_cannot_hold_stops_the_recording() {
         let core = u32::try_from(rustix::thread::sched_getcpu()).unwrap();
-        let threads = Threads { prefill: 1, decode: 1, decode_cores: vec![core] };
+        let threads = Threads { prefill: 1, decode_cores: vec![core], lent_core: None };
         let pools = Pools::new(&threads).unwrap();
         let mut attention = RecordingAttention::new(&model(), &pools, &[1], 4, 0).unwrap();
         let rows = |value: f32, heads| Tensor::full(value, (1, heads, 16), &Device::Cpu).unwrap();

@@ -22,7 +22,7 @@ fn model() -> Transformer {
 }
 
 fn pools(threads: u32) -> Pools {
-    Pools::new(&Threads { prefill: threads, decode: threads, decode_cores: own_cores() }).unwrap()
+    Pools::new(&Threads { prefill: threads, decode_cores: own_cores(), lent_core: None }).unwrap()
 }
 
 /// Cores that this thread may run on.

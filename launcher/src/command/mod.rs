@@ -11,6 +11,7 @@ pub mod pull;
 pub mod replay;
 pub mod run;
 mod runtime;
+mod session;
 mod setup;
 pub mod topology;
 pub mod trace;
@@ -52,6 +53,9 @@ enum Command {
     /// The process that runs the model; started by the launcher.
     #[command(hide = true)]
     GpuWorker(child::ChildArguments),
+    /// The other process of `bench ipc`; started by it.
+    #[command(hide = true)]
+    IpcEcho(bench::echo::EchoArguments),
     /// The process that owns the KV cache; started by the launcher.
     #[command(hide = true)]
     CpuIndexer(child::ChildArguments),
@@ -70,7 +74,7 @@ impl Cli {
             Command::Eval(command) => command.json(),
             Command::Topology(arguments) => arguments.json,
             Command::Doctor(arguments) => arguments.json,
-            Command::GpuWorker(_) | Command::CpuIndexer(_) => false,
+            Command::GpuWorker(_) | Command::CpuIndexer(_) | Command::IpcEcho(_) => false,
         }
     }
 
@@ -91,6 +95,7 @@ impl Cli {
             Command::GpuWorker(arguments) => {
                 child::run(&arguments, hindsight_gpu_worker::serve::run)
             }
+            Command::IpcEcho(arguments) => bench::echo::run(&arguments),
             Command::CpuIndexer(arguments) => {
                 child::run(&arguments, hindsight_cpu_indexer::serve::run)
             }

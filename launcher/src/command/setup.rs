@@ -38,7 +38,7 @@ impl LocalModel {
     }
 }
 
-/// What the processes are started with, to hold `tokens` tokens. The indexer has a core of its own if it `selects`.
+/// What the processes are started with, to hold `tokens` tokens.
 ///
 /// # Errors
 /// Cores or memory that were asked for cannot be had.
@@ -47,7 +47,6 @@ pub(super) fn settings(
     machine: &MachineArguments,
     index: IndexParameters,
     tokens: usize,
-    selects: bool,
 ) -> Result<Settings, Error> {
     let geometry = geometry(&model.config, machine)?;
     let model_bytes = std::fs::metadata(&model.path).map_err(Error::internal)?.len();
@@ -55,11 +54,8 @@ pub(super) fn settings(
     let root = Root::machine();
     MemoryPlan { model_bytes, token_bytes: geometry.token_bytes() as u64, tokens: capacity_tokens }
         .check(memory::available(&root))?;
-    let placement = Topology::read(&root).choose(Request {
-        threads: machine.threads,
-        indexer_core: machine.indexer_core,
-        indexer_selects: selects,
-    })?;
+    let placement = Topology::read(&root)
+        .choose(Request { threads: machine.threads, indexer_core: machine.indexer_core })?;
     let selected = selected_blocks(&index, &geometry, tokens);
     let cached = cache_blocks(selected, geometry.blocks(tokens));
     let number = |value: usize| u32::try_from(value).map_err(Error::internal);

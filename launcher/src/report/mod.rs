@@ -8,4 +8,6 @@ pub mod plot;
 pub mod progress;
 pub mod replay;
 pub mod run;
+pub mod speed;
+pub mod spread;
 pub mod topology;

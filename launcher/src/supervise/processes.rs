@@ -93,8 +93,8 @@ impl Processes {
         let start: ToWorker<SamplingParameters> = ToWorker::Start {
             model,
             prefill_threads: count(placement.prefill_threads),
-            decode_threads: count(placement.worker_cpus.value.len()),
             decode_cores: placement.worker_cpus.value.as_slice().to_vec(),
+            lent_core: placement.lent_core(),
             dense_layers: count(index.dense_layers),
             prompt_queries: PROMPT_QUERIES,
             telemetry: self.telemetry.name().to_owned(),
@@ -102,6 +102,7 @@ impl Processes {
         self.worker.send(&start).await?;
         let start = ToIndexer::Start {
             core: placement.indexer_core.value,
+            shares_core: placement.lends_core,
             epoch: FIRST_EPOCH,
             cache_blocks,
             parameters: index,

@@ -12,8 +12,6 @@ pub struct Request {
     pub threads: Option<usize>,
     /// `--indexer-core`.
     pub indexer_core: Option<u32>,
-    /// Whether the indexer takes part in decode steps: if not, its core decodes, too.
-    pub indexer_selects: bool,
 }
 
 /// A choice and its reason.
@@ -36,6 +34,16 @@ pub struct Choice {
     pub arena_node: Chosen<u32>,
     /// Threads of prefill, during which the indexer's core is shared: it has little to do.
     pub prefill_threads: usize,
+    /// Whether decode uses the indexer's CPU, too, while the indexer sleeps.
+    pub lends_core: bool,
+}
+
+impl Choice {
+    /// The indexer's CPU, if decode may borrow it.
+    #[must_use]
+    pub fn lent_core(&self) -> Option<u32> {
+        self.lends_core.then_some(self.indexer_core.value)
+    }
 }
 
 /// Cores within this share of the fastest count as fast: turbo clocks differ a little from core to core.
@@ -63,12 +71,13 @@ impl Topology {
         }
         let mut worker = self.worker_order(indexer_core.value, arena_node.value);
         worker.truncate(threads - 1);
-        if worker.is_empty() || !request.indexer_selects {
+        let lends_core = !worker.is_empty();
+        if !lends_core {
             worker.push(indexer_core.value);
         }
         let reason = worker_reason(&request, worker.len(), cores, indexer_core.value == worker[0]);
         let worker_cpus = Chosen { value: worker.into_iter().collect(), reason };
-        Ok(Choice { indexer_core, worker_cpus, arena_node, prefill_threads: threads })
+        Ok(Choice { indexer_core, worker_cpus, arena_node, prefill_threads: threads, lends_core })
     }
 
     fn refused(&self, kind: &'static str, message: String) -> Error {
@@ -167,9 +176,6 @@ impl Topology {
 }
 
 fn worker_reason(request: &Request, count: usize, cores: usize, shares: bool) -> String {
-    if !request.indexer_selects {
-        return "the indexer selects nothing: its core decodes, too".to_owned();
-    }
     if shares {
         return "no other CPU is left: it shares the indexer's".to_owned();
     }

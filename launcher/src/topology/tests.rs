@@ -8,7 +8,7 @@ fn read(machine: &Machine) -> Topology {
     Topology::read(&Root::copy(machine.path().to_owned()))
 }
 
-const SELECTS: Request = Request { threads: None, indexer_core: None, indexer_selects: true };
+const ANYWHERE: Request = Request { threads: None, indexer_core: None };
 
 fn choice(machine: &Machine, request: Request) -> Choice {
     read(machine).choose(request).unwrap()
@@ -30,8 +30,8 @@ fn a_laptop_has_one_node_and_its_last_core_indexes_without_its_sibling() {
     let l3: Vec<_> = topology.caches.iter().filter(|cache| cache.level == 3).collect();
     assert_eq!((l3.len(), l3[0].bytes, l3[0].cpus.to_string()), (1, 16 << 20, "0-15".to_owned()));
     assert_eq!(topology.caches.iter().filter(|cache| cache.level == 1).count(), 8);
-    assert_eq!(placed(&machine, SELECTS), (14, "0,2,4,6,8,10,12".to_owned(), 0));
-    assert_eq!(choice(&machine, SELECTS).prefill_threads, 8);
+    assert_eq!(placed(&machine, ANYWHERE), (14, "0,2,4,6,8,10,12".to_owned(), 0));
+    assert_eq!(choice(&machine, ANYWHERE).prefill_threads, 8);
 }
 
 #[test]
@@ -42,7 +42,7 @@ fn of_fast_and_slow_cores_the_indexer_has_a_fast_one() {
         let path = format!("sys/devices/system/cpu/cpu{cpu}/cpufreq/cpuinfo_max_freq");
         machine.file(&path, &frequency.to_string());
     }
-    let choice = choice(&machine, SELECTS);
+    let choice = choice(&machine, ANYWHERE);
     assert_eq!(choice.indexer_core.value, 6);
     assert!(choice.indexer_core.reason.contains("last fast core"), "{choice:?}");
 }
@@ -56,9 +56,9 @@ fn on_a_two_socket_xeon_the_indexer_goes_where_the_gpu_is() {
     let generations = (gpu.link.unwrap().generation, gpu.link_max.unwrap().generation);
     assert_eq!(generations, (3, 4));
     assert_eq!(topology.nodes[1].cores[0].cpus.to_string(), "1,17");
-    let (core, workers, arena) = placed(&machine, SELECTS);
+    let (core, workers, arena) = placed(&machine, ANYWHERE);
     assert_eq!((core, workers.as_str(), arena), (14, "0-13,15", 0));
-    let reason = choice(&machine, SELECTS).indexer_core.reason;
+    let reason = choice(&machine, ANYWHERE).indexer_core.reason;
     assert!(reason.contains("GPU 0000:3b:00.0") && reason.contains("sibling 30"), "{reason}");
 }
 
@@ -70,18 +70,18 @@ fn without_a_gpu_the_last_of_equal_nodes_is_taken_and_few_threads_stay_near() {
     assert_eq!(topology.nodes[5].cores[0].socket, Some(1));
     assert_eq!(topology.nodes[5].distances, [32, 32, 32, 32, 12, 10, 12, 12]);
     assert_eq!(topology.caches.iter().filter(|cache| cache.level == 3).count(), 16);
-    assert_eq!(placed(&machine, SELECTS), (63, "0-62".to_owned(), 7));
-    let eight = Request { threads: Some(8), ..SELECTS };
+    assert_eq!(placed(&machine, ANYWHERE), (63, "0-62".to_owned(), 7));
+    let eight = Request { threads: Some(8), ..ANYWHERE };
     assert_eq!(placed(&machine, eight), (63, "56-62".to_owned(), 7));
-    let seventy = Request { threads: Some(70), ..SELECTS };
+    let seventy = Request { threads: Some(70), ..ANYWHERE };
     assert_eq!(placed(&machine, seventy), (63, "0-62,120-125".to_owned(), 7));
 }
 
 #[test]
 fn a_node_without_memory_keeps_no_arena() {
     let machine = Machine::node_without_memory();
-    assert_eq!(placed(&machine, SELECTS), (3, "0-2,4-7".to_owned(), 0));
-    let named = Request { indexer_core: Some(6), ..SELECTS };
+    assert_eq!(placed(&machine, ANYWHERE), (3, "0-2,4-7".to_owned(), 0));
+    let named = Request { indexer_core: Some(6), ..ANYWHERE };
     assert_eq!(placed(&machine, named), (6, "0-5,7".to_owned(), 0));
     let reason = choice(&machine, named).arena_node.reason;
     assert!(reason.contains("node 1 has no memory"), "{reason}");
@@ -96,8 +96,8 @@ fn a_container_uses_what_it_may_and_nothing_else() {
     let limit = topology.memory_limit.unwrap();
     assert_eq!((limit.bytes, limit.left_bytes), (8 << 30, 6 << 30));
     // Cores 3/19 and 5/21 of the second node; of the second, the sibling is not this container's.
-    assert_eq!(placed(&machine, SELECTS), (5, "3".to_owned(), 1));
-    assert_eq!(placed(&machine, Request { threads: Some(3), ..SELECTS }).1, "3,19");
+    assert_eq!(placed(&machine, ANYWHERE), (5, "3".to_owned(), 1));
+    assert_eq!(placed(&machine, Request { threads: Some(3), ..ANYWHERE }).1, "3,19");
 }
 
 #[test]
@@ -108,42 +108,41 @@ fn where_the_system_tells_of_no_nodes_there_is_one() {
     let topology = read(&machine);
     assert_eq!((topology.nodes.len(), topology.nodes[0].cores.len()), (1, 2));
     assert_eq!(topology.nodes[0].memory_bytes, 32 << 30);
-    assert_eq!(placed(&machine, SELECTS), (5, "4".to_owned(), 0));
+    assert_eq!(placed(&machine, ANYWHERE), (5, "4".to_owned(), 0));
 }
 
 #[test]
 fn cores_that_no_node_claims_are_not_lost() {
     let machine = Machine::laptop();
     machine.file("sys/devices/system/node/node0/cpulist", "");
-    assert_eq!(placed(&machine, SELECTS).0, 14);
+    assert_eq!(placed(&machine, ANYWHERE).0, 14);
 }
 
 #[test]
 fn the_only_core_is_shared_with_the_worker() {
     let machine = Machine::laptop();
     machine.allow("6", "0");
-    assert_eq!(placed(&machine, SELECTS), (6, "6".to_owned(), 0));
+    assert_eq!(placed(&machine, ANYWHERE), (6, "6".to_owned(), 0));
     machine.allow("6-7", "0");
-    let two = Request { threads: Some(2), ..SELECTS };
+    let two = Request { threads: Some(2), ..ANYWHERE };
     assert_eq!(placed(&machine, two), (6, "7".to_owned(), 0));
 }
 
 #[test]
-fn an_indexer_that_selects_nothing_leaves_its_core_to_the_worker() {
+fn the_indexers_core_is_lent_if_the_worker_has_one_of_its_own() {
     let machine = Machine::laptop();
-    let full = Request { indexer_selects: false, ..SELECTS };
-    assert_eq!(placed(&machine, full).1, "0,2,4,6,8,10,12,14");
-    let three = Request { threads: Some(3), ..full };
-    assert_eq!(placed(&machine, three).1, "0,2,14");
+    assert_eq!(choice(&machine, ANYWHERE).lent_core(), Some(14));
+    let one = Request { threads: Some(1), ..ANYWHERE };
+    assert_eq!(choice(&machine, one).lent_core(), None);
 }
 
 #[test]
 fn cores_and_threads_that_do_not_exist_are_refused_with_those_that_do() {
     let topology = read(&Machine::container());
     for request in [
-        Request { indexer_core: Some(7), ..SELECTS },
-        Request { threads: Some(0), ..SELECTS },
-        Request { threads: Some(4), ..SELECTS },
+        Request { indexer_core: Some(7), ..ANYWHERE },
+        Request { threads: Some(0), ..ANYWHERE },
+        Request { threads: Some(4), ..ANYWHERE },
     ] {
         let error = topology.choose(request).unwrap_err();
         assert_eq!(error.exit, Exit::Placement);
@@ -151,5 +150,5 @@ fn cores_and_threads_that_do_not_exist_are_refused_with_those_that_do() {
     }
     let nothing = tempfile::tempdir().unwrap();
     let nowhere = Topology::read(&Root::copy(nothing.path().to_owned()));
-    assert_eq!(nowhere.choose(SELECTS).unwrap_err().kind, "no_cores");
+    assert_eq!(nowhere.choose(ANYWHERE).unwrap_err().kind, "no_cores");
 }

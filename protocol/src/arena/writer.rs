@@ -40,22 +40,42 @@ impl KvWriter {
     ) -> bool {
         let geometry = *self.layout.geometry();
         let head_dim = geometry.head_dim as usize;
+        assert!(key.len() == head_dim && value.len() == head_dim);
+        let [key_offset, value_offset] = self.offsets(slabs, layer, kv_head, position);
+        let row_bytes = head_dim * KvDtype::BYTES;
+        store(self.row(key_offset, row_bytes), key, geometry.dtype);
+        store(self.row(value_offset, row_bytes), value, geometry.dtype);
+        let largest = largest_finite(geometry.dtype);
+        key.iter().chain(value).all(|element| element.abs() <= largest)
+    }
+
+    /// Stores the key and value of the token at `from` once more at `to`, under the conditions of [`Self::write`].
+    ///
+    /// # Panics
+    /// As [`Self::write`].
+    pub fn repeat(&mut self, slabs: &[u32], layer: usize, kv_head: usize, from: usize, to: usize) {
+        let row_bytes = self.layout.geometry().head_dim as usize * KvDtype::BYTES;
+        let [source, target] = [from, to].map(|at| self.offsets(slabs, layer, kv_head, at));
+        for (source, target) in source.into_iter().zip(target) {
+            let row = self.row(source, row_bytes).to_vec();
+            self.row(target, row_bytes).copy_from_slice(&row);
+        }
+    }
+
+    /// Where the key and the value of a token begin.
+    fn offsets(&self, slabs: &[u32], layer: usize, kv_head: usize, position: usize) -> [usize; 2] {
+        let geometry = self.layout.geometry();
         let block_tokens = geometry.block_tokens as usize;
         assert!(layer < geometry.layers as usize && kv_head < geometry.kv_heads as usize);
-        assert!(key.len() == head_dim && value.len() == head_dim);
         let slab = slabs[position / SLAB_TOKENS];
         assert!(slab < self.layout.slabs(), "slab {slab} of {}", self.layout.slabs());
         let block = position % SLAB_TOKENS / block_tokens;
         let block_offset = slab as usize * self.layout.slab_bytes()
             + self.layout.extent_offset(layer, kv_head)
             + block * geometry.block_bytes();
-        let row_bytes = head_dim * KvDtype::BYTES;
+        let row_bytes = geometry.head_dim as usize * KvDtype::BYTES;
         let key_offset = block_offset + position % block_tokens * row_bytes;
-        let value_offset = key_offset + block_tokens * row_bytes;
-        store(self.row(key_offset, row_bytes), key, geometry.dtype);
-        store(self.row(value_offset, row_bytes), value, geometry.dtype);
-        let largest = largest_finite(geometry.dtype);
-        key.iter().chain(value).all(|element| element.abs() <= largest)
+        [key_offset, key_offset + block_tokens * row_bytes]
     }
 
     fn row(&mut self, offset: usize, bytes: usize) -> &mut [u8] {

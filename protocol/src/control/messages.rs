@@ -18,10 +18,10 @@ pub enum ToWorker<Sampling> {
         model: PathBuf,
         /// Threads for prefill, during which the indexer's core has little to do.
         prefill_threads: u32,
-        /// Threads for decode.
-        decode_threads: u32,
-        /// Cores that decode may use.
+        /// Cores of decode, one thread on each.
         decode_cores: Vec<u32>,
+        /// The indexer's core, if decode may use it while the indexer sleeps.
+        lent_core: Option<u32>,
         /// Layers, from the first, that attend to every key.
         dense_layers: u32,
         /// How many of the last prompt queries the indexer is shown.
@@ -44,6 +44,8 @@ pub enum ToWorker<Sampling> {
 pub struct Generate<Sampling> {
     /// The prompt.
     pub prompt: Vec<u32>,
+    /// For measurements: keys and values of the prompt are repeated until there are so many tokens, as if they had been read.
+    pub stretched_to: Option<u64>,
     /// Decode at most this many tokens.
     pub max_tokens: u32,
     /// Tokens that end the text.
@@ -135,6 +137,8 @@ pub enum ToIndexer<Parameters> {
     Start {
         /// The core to run on.
         core: u32,
+        /// Whether the worker uses the core while the indexer sleeps.
+        shares_core: bool,
         /// This indexer's turn as the owner of the block tables.
         epoch: u32,
         /// Blocks per (layer, KV head) that the worker's cache holds.

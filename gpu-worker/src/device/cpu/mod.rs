@@ -5,6 +5,7 @@
 //! query heads of the group, and widened in registers.
 //!
 //! * [`CpuAttention::decode`] attends one token's queries over any list of blocks.
+//! * [`Parts`] does so over every key, on several threads.
 //! * [`CpuAttention::prefill`] attends a chunk of queries causally over all blocks so far, on as many threads as given.
 //! * [`merge`] joins two results over disjoint sets of keys, by their log-sum-exp.
 //!
@@ -12,6 +13,7 @@
 //! blocks and on the instruction set, never on the number of threads or on how a prompt was cut into chunks.
 
 mod decode;
+mod parts;
 mod prefill;
 mod scratch;
 mod shape;
@@ -22,6 +24,7 @@ mod softmax;
 mod reference;
 
 pub use decode::DecodeScratch;
+pub use parts::Parts;
 pub use prefill::{Prefill, PrefillScratch};
 pub use shape::{AttentionShape, Block, MAX_BLOCK_TOKENS, ShapeError};
 pub use simd::Isa;

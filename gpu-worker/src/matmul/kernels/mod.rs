@@ -4,12 +4,10 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
-mod disjoint;
 mod product;
 mod quantize;
 mod scalar;
 
-pub(super) use disjoint::for_each_chunk;
 pub(super) use product::{Product, multiply};
 
 use super::activations::{Block32, Block256};

@@ -2,12 +2,11 @@
 
 use std::ops::Range;
 
-use super::disjoint::Disjoint;
 use super::{Isa, Path};
 use crate::matmul::activations::Activations;
 use crate::matmul::format::{Format, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0, Weights};
 use crate::matmul::layout::ROWS;
-use crate::matmul::parallel::Parallel;
+use crate::threads::{Disjoint, Parallel};
 
 /// Activation rows of about this many bytes stay in the second-level cache while the panels of a task pass by.
 const CACHED_ACTIVATIONS: usize = 256 << 10;

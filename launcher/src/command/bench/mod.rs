@@ -1,7 +1,12 @@
 //! `hindsight bench`: how fast the parts are on this machine.
 
+mod decode;
+pub mod echo;
 mod export;
 mod index;
+mod ipc;
+mod prefill;
+mod text;
 
 use clap::{Args, Subcommand};
 
@@ -17,14 +22,20 @@ pub struct BenchArguments {
 
 #[derive(Debug, Subcommand)]
 enum Part {
+    Decode(Box<decode::DecodeBenchArguments>),
+    Prefill(Box<prefill::PrefillBenchArguments>),
     Index(Box<index::IndexBenchArguments>),
+    Ipc(ipc::IpcBenchArguments),
 }
 
 impl BenchArguments {
     /// Whether results and errors are printed as JSON.
     pub(super) const fn json(&self) -> bool {
         match &self.part {
+            Part::Decode(arguments) => arguments.json,
+            Part::Prefill(arguments) => arguments.json,
             Part::Index(arguments) => arguments.json,
+            Part::Ipc(arguments) => arguments.json,
         }
     }
 }
@@ -35,6 +46,9 @@ impl BenchArguments {
 /// What failed, and with which exit code.
 pub fn run(arguments: &BenchArguments) -> Result<(), Error> {
     match &arguments.part {
+        Part::Decode(arguments) => decode::run(arguments),
+        Part::Prefill(arguments) => prefill::run(arguments),
         Part::Index(arguments) => index::run(arguments),
+        Part::Ipc(arguments) => ipc::run(arguments),
     }
 }

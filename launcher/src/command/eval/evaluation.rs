@@ -13,7 +13,7 @@ use super::super::interrupt::Interrupts;
 use super::super::output::Output;
 use super::super::setup::{LocalModel, settings};
 use super::arguments::EvalArguments;
-use super::session::Session;
+use crate::command::session::Session;
 use crate::error::{Error, Exit};
 use crate::eval::case::{Case, Key};
 use crate::eval::results::{Answer, Prediction, Results, ResultsError};
@@ -151,10 +151,9 @@ impl Evaluation<'_> {
         if open.is_empty() {
             return Ok(());
         }
-        let selects = attentions.iter().any(|&attention| attention != AttentionPolicy::Full);
         let index = self.common.index.parameters()?;
         let machine = &self.common.machine;
-        let settings = settings(self.model, machine, index, self.context, selects)?;
+        let settings = settings(self.model, machine, index, self.context)?;
         let quiet = self.common.quiet || self.common.json;
         let progress = RunProgress::new(quiet);
         progress.begin_work(open.iter().map(|(key, _)| weight(key)).sum());

@@ -5,7 +5,6 @@ mod evaluation;
 mod jsonl;
 mod perplexity;
 mod ruler;
-mod session;
 mod template;
 
 use clap::{Args, Subcommand};

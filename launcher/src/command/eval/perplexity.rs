@@ -11,7 +11,7 @@ use super::super::run::prompt::read_file;
 use super::super::setup::{LocalModel, settings};
 use super::arguments::EvalArguments;
 use super::evaluation::{Setting, unkept};
-use super::session::Session;
+use crate::command::session::Session;
 use crate::error::{Error, Exit};
 use crate::eval::perplexity::{PerplexityRow, Predicted, Window, windows};
 use crate::eval::results::Results;
@@ -129,9 +129,8 @@ async fn predict(
     if open.is_empty() {
         return Ok(());
     }
-    let selects = predictions.iter().any(|(attention, _)| *attention != AttentionPolicy::Full);
     let index = common.index.parameters()?;
-    let settings = settings(model, &common.machine, index, arguments.context, selects)?;
+    let settings = settings(model, &common.machine, index, arguments.context)?;
     let progress = RunProgress::new(common.quiet || common.json);
     progress.begin_work(open.len() as u64);
     progress.begin("loading the model");

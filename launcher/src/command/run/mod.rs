@@ -8,8 +8,8 @@ use hindsight_cpu_indexer::parameters::IndexParameters;
 use hindsight_protocol::control::messages::{Generate, Generated, StopReason};
 use hindsight_protocol::records::AttentionPolicy;
 
+use arguments::PromptArguments;
 pub use arguments::RunArguments;
-use arguments::{Attention, PromptArguments};
 use stream::TextStream;
 
 use super::interrupt::{Interrupts, interrupted};
@@ -108,8 +108,7 @@ fn plan(
         beyond_trained: arguments.allow_beyond_trained,
     }
     .decide()?;
-    let selects = arguments.attention.attention != Attention::Full;
-    let settings = settings(&model, &arguments.machine, index, context.tokens, selects)?;
+    let settings = settings(&model, &arguments.machine, index, context.tokens)?;
     Ok(Plan { model, prompt, context, settings })
 }
 
@@ -149,6 +148,7 @@ async fn generate(
 ) -> Result<(Generated, Vec<u32>, String), Error> {
     let request = Generate {
         prompt: plan.prompt.clone(),
+        stretched_to: None,
         max_tokens: arguments.max_tokens,
         stop: plan.model.tokenizer.stop_ids().to_vec(),
         policy: arguments.attention.attention.into(),

@@ -57,8 +57,8 @@ impl Plan {
         let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
         let threads = Threads {
             prefill: count(placement.prefill_threads),
-            decode: count(cpus.len()),
             decode_cores: cpus.to_vec(),
+            lent_core: placement.lent_core(),
         };
         let stop = tokenizer.stop_ids().to_vec();
         Ok(Self { model, config, prompt, continuation, stop, layers, threads })

@@ -3,10 +3,10 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use crate::matmul::parallel::Parallel;
+use super::Parallel;
 
 /// A mutable slice from which tasks borrow disjoint parts.
-pub(super) struct Disjoint<'a, T> {
+pub(crate) struct Disjoint<'a, T> {
     start: *mut T,
     length: usize,
     borrowed: PhantomData<&'a mut [T]>,
@@ -17,7 +17,7 @@ pub(super) struct Disjoint<'a, T> {
 unsafe impl<T: Send> Sync for Disjoint<'_, T> {}
 
 impl<'a, T> Disjoint<'a, T> {
-    pub(super) fn new(slice: &'a mut [T]) -> Self {
+    pub(crate) fn new(slice: &'a mut [T]) -> Self {
         Self { start: slice.as_mut_ptr(), length: slice.len(), borrowed: PhantomData }
     }
 
@@ -31,7 +31,7 @@ impl<'a, T> Disjoint<'a, T> {
     ///
     /// If `range` is not within the slice.
     #[expect(clippy::mut_from_ref, reason = "the caller promises disjoint parts")]
-    pub(super) unsafe fn part(&self, range: Range<usize>) -> &mut [T] {
+    pub(crate) unsafe fn part(&self, range: Range<usize>) -> &mut [T] {
         assert!(range.start <= range.end && range.end <= self.length, "part outside of its slice");
         // SAFETY: the range is within the slice that `new` borrowed mutably for 'a, and by this function's contract
         // nothing else refers to these elements.
@@ -40,7 +40,7 @@ impl<'a, T> Disjoint<'a, T> {
 }
 
 /// Calls `task` with the index and the elements of each chunk of `chunk` elements (the last may be shorter).
-pub(in crate::matmul) fn for_each_chunk<T: Send>(
+pub(crate) fn for_each_chunk<T: Send>(
     slice: &mut [T],
     chunk: usize,
     threads: &dyn Parallel,

@@ -3,14 +3,15 @@
 use hindsight_gpu_worker::sampling::SamplingParameters;
 use hindsight_protocol::control::messages::{Generate, Generated, Score};
 use hindsight_protocol::records::AttentionPolicy;
+use hindsight_protocol::telemetry::TelemetryPage;
 
-use super::super::interrupt::{Interrupts, interrupted};
+use super::interrupt::{Interrupts, interrupted};
 use crate::error::Error;
 use crate::supervise::{Event, Processes, Settings};
 
 /// A running pair of processes, which remember the prompt before.
 #[derive(Debug)]
-pub(super) struct Session {
+pub(in crate::command) struct Session {
     processes: Processes,
     top_k: u32,
     token_bytes: u64,
@@ -19,24 +20,24 @@ pub(super) struct Session {
 
 /// A text that was generated.
 #[derive(Debug)]
-pub(super) struct Text {
-    pub(super) tokens: Vec<u32>,
-    pub(super) generated: Generated,
+pub(in crate::command) struct Text {
+    pub(in crate::command) tokens: Vec<u32>,
+    pub(in crate::command) generated: Generated,
     /// Bytes that travelled to the worker, or would have with a device of its own.
-    pub(super) link_bytes: f64,
+    pub(in crate::command) link_bytes: f64,
 }
 
 /// What was predicted of a given text.
 #[derive(Debug, Default)]
-pub(super) struct Scores {
-    pub(super) log_probabilities: Vec<f32>,
-    pub(super) likeliest: Vec<u32>,
-    pub(super) decode_s: f64,
+pub(in crate::command) struct Scores {
+    pub(in crate::command) log_probabilities: Vec<f32>,
+    pub(in crate::command) likeliest: Vec<u32>,
+    pub(in crate::command) decode_s: f64,
 }
 
 impl Session {
     /// Starts the processes. Texts end with a token of `stop`.
-    pub(super) async fn start(
+    pub(in crate::command) async fn start(
         settings: Settings,
         stop: &[u32],
         interrupts: &mut Interrupts,
@@ -51,16 +52,31 @@ impl Session {
     }
 
     /// The likeliest text after a prompt, token by token.
-    pub(super) async fn generate(
+    pub(in crate::command) async fn generate(
         &mut self,
         prompt: &[u32],
         max_tokens: u32,
         policy: AttentionPolicy,
         interrupts: &mut Interrupts,
     ) -> Result<Text, Error> {
+        self.generate_stretched(prompt, None, max_tokens, policy, interrupts).await
+    }
+
+    /// The same after a prompt whose keys and values are repeated until there are so many: a text of that length, as far
+    /// as its cost goes.
+    pub(in crate::command) async fn generate_stretched(
+        &mut self,
+        prompt: &[u32],
+        stretched_to: Option<u64>,
+        max_tokens: u32,
+        policy: AttentionPolicy,
+        interrupts: &mut Interrupts,
+    ) -> Result<Text, Error> {
+        let held = stretched_to.and_then(|to| usize::try_from(to).ok()).unwrap_or(prompt.len());
         let shipped = self.processes.telemetry().indexer.shipped_bytes.get();
         let request = Generate {
             prompt: prompt.to_vec(),
+            stretched_to,
             max_tokens,
             stop: self.stop.clone(),
             policy,
@@ -77,12 +93,12 @@ impl Session {
             }
         };
         let shipped = self.processes.telemetry().indexer.shipped_bytes.get() - shipped;
-        let link_bytes = self.link_bytes(prompt.len(), generated.decode_steps, policy, shipped);
+        let link_bytes = self.link_bytes(held, generated.decode_steps, policy, shipped);
         Ok(Text { tokens, generated, link_bytes })
     }
 
     /// How well each token of `text` is predicted after a prompt.
-    pub(super) async fn score(
+    pub(in crate::command) async fn score(
         &mut self,
         prompt: &[u32],
         text: &[u32],
@@ -107,6 +123,11 @@ impl Session {
         }
     }
 
+    /// The counters of both processes.
+    pub(in crate::command) const fn telemetry(&self) -> &TelemetryPage {
+        self.processes.telemetry()
+    }
+
     async fn next_event(&mut self, interrupts: &mut Interrupts) -> Result<Event, Error> {
         tokio::select! {
             event = self.processes.next_event() => event,
@@ -116,22 +137,22 @@ impl Session {
 
     /// With full attention a step ships every key and value held; the new token's own travel the other way.
     #[expect(clippy::cast_precision_loss, reason = "bytes become means of a few digits")]
-    fn link_bytes(&self, prompt: usize, steps: u64, policy: AttentionPolicy, shipped: u64) -> f64 {
+    fn link_bytes(&self, held: usize, steps: u64, policy: AttentionPolicy, shipped: u64) -> f64 {
         let (token, steps) = (self.token_bytes as f64, steps as f64);
         let shipped = match policy {
-            AttentionPolicy::Full => steps * (prompt as f64 + (steps + 1.0) / 2.0) * token,
+            AttentionPolicy::Full => steps * (held as f64 + (steps + 1.0) / 2.0) * token,
             AttentionPolicy::Exact | AttentionPolicy::Lfps => shipped as f64,
         };
         shipped + steps * token
     }
 
     /// Ends the processes when all went well.
-    pub(super) async fn end(self) {
+    pub(in crate::command) async fn end(self) {
         self.processes.end().await;
     }
 
     /// Ends them at once when something has failed.
-    pub(super) async fn abort(self) {
+    pub(in crate::command) async fn abort(self) {
         self.processes.abort().await;
     }
 }

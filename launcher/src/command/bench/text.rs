@@ -1,0 +1,35 @@
+//! Real text to read, as long as a measurement wants it.
+
+use std::path::Path;
+
+use crate::error::{Error, Exit};
+use crate::models::{Specials, Tokenizer};
+
+/// What ships with the project: the beginning of a book in the public domain.
+const BOOK: &str = include_str!("../../../../examples/alice.txt");
+
+/// The tokens of a text, begun anew where it ends.
+#[derive(Debug)]
+pub(super) struct DepthText {
+    tokens: Vec<u32>,
+}
+
+impl DepthText {
+    /// The text of a file, or else the first chapters of Alice's Adventures in Wonderland.
+    pub(super) fn read(file: Option<&Path>, tokenizer: &Tokenizer) -> Result<Self, Error> {
+        let text = file.map(std::fs::read_to_string).transpose().map_err(|error| {
+            let path = file.unwrap_or(Path::new("")).display();
+            Error::new(Exit::Prompt, "text_unreadable", format!("{path}: {error}"))
+        })?;
+        let tokens = tokenizer.encode(text.as_deref().unwrap_or(BOOK), Specials::Text)?;
+        if tokens.is_empty() {
+            return Err(Error::new(Exit::Prompt, "text_empty", "the text holds no tokens"));
+        }
+        Ok(Self { tokens })
+    }
+
+    /// `length` tokens from `start` on.
+    pub(super) fn part(&self, start: usize, length: usize) -> Vec<u32> {
+        self.tokens.iter().copied().cycle().skip(start % self.tokens.len()).take(length).collect()
+    }
+}
