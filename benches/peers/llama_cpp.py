@@ -5,7 +5,7 @@ Both run on the same cores with as many threads, in turns; Hindsight's indexer c
 its own interface (llama-cpp-python, built on this machine by pip), with an f16 KV cache, flash attention off and on. Ratios are
 those of medians over the turns, against the faster of the two.
 
-Up to 8,000 tokens contexts are read by both. Beyond that the keys and values of 2,048 tokens are repeated, by both: rows with
+Up to --longest-read tokens contexts are read by both. Beyond that the keys and values of 2,048 tokens are repeated, by both: rows with
 an asterisk. Needs the network once, for pip, and a C++ compiler; the package goes to a virtual environment in the cache directory.
 """
 
@@ -23,7 +23,6 @@ import environment
 
 PACKAGES = ["llama-cpp-python==0.3.36"]
 BOOK = Path(__file__).parents[2] / "examples" / "alice.txt"
-LONGEST_READ = 8000
 REPEATED = 2048
 BATCH = 512
 
@@ -36,6 +35,7 @@ def arguments():
     parser.add_argument("--depth", type=numbers, default=[0, 1024, 8000, 32768], help="tokens before the first step")
     parser.add_argument("--prefill", type=numbers, default=[512, 4096], help="tokens of prompts to read")
     parser.add_argument("--tokens", type=int, default=32, help="tokens to decode in each turn")
+    parser.add_argument("--longest-read", type=int, default=8000, help="deepest context that is read")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
@@ -61,7 +61,7 @@ class Hindsight:
     def decode(self):
         """Tokens per second, and what stages of a step take, by (attention, depth)."""
         rows = []
-        read = [depth for depth in self.options.depth if depth <= LONGEST_READ]
+        read = [depth for depth in self.options.depth if depth <= self.options.longest_read]
         for depths, more in [(read, []), ([d for d in self.options.depth if d not in read], ["--synthetic-kv"])]:
             if depths:
                 depths = ",".join(map(str, depths))
@@ -128,7 +128,7 @@ class Llama:
             sys.exit("llama.cpp does not take its own state back")
 
     def go_to(self, depth):
-        repeats = 1 if depth <= LONGEST_READ else depth // REPEATED
+        repeats = 1 if depth <= self.options.longest_read else depth // REPEATED
         state = self.read(max(depth, 1) if repeats == 1 else REPEATED)
         self.clear()
         for sequence in range(repeats):
@@ -179,10 +179,13 @@ def measure(options):
             for tokens, speed in rival.prefill().items():
                 read.setdefault((f"llama.cpp, flash {name}", tokens), []).append(speed)
     del QUIET
-    return [rows("decode", options.depth, decoded), rows("prefill", options.prefill, read)]
+    return [
+        rows("decode", options.depth, decoded, options.longest_read),
+        rows("prefill", options.prefill, read, max(options.prefill, default=0)),
+    ]
 
 
-def rows(what, lengths, speeds):
+def rows(what, lengths, speeds, longest_read):
     """Medians, and their ratios to llama.cpp's better setting."""
     table = []
     for length in lengths:
@@ -195,7 +198,7 @@ def rows(what, lengths, speeds):
                     "measurement": what,
                     "program": name,
                     "tokens": length,
-                    "synthetic_kv": what == "decode" and length > LONGEST_READ,
+                    "synthetic_kv": length > longest_read,
                     "tokens_per_s": speed,
                     "tokens_per_s_min": min(values),
                     "tokens_per_s_max": max(values),

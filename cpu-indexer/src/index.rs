@@ -8,7 +8,7 @@ use hindsight_protocol::geometry::Geometry;
 use crate::exact::ExactScan;
 use crate::kernels::{GroupQuery, Kernels};
 use crate::lfps::{Lfps, LfpsHead};
-use crate::parameters::{IndexParameters, ParameterError, Policy};
+use crate::parameters::{IndexParameters, ParameterError, Policy, Timing};
 use crate::selection::{Audit, Selection, Zones};
 
 /// The index of one sequence.
@@ -25,6 +25,16 @@ pub struct Index {
     exact: ExactScan,
     lfps: Lfps,
     heads: Vec<LfpsHead>,
+    /// What is attended to at the next step, per layer and KV head; for [`Timing::Ahead`].
+    prepared: Vec<Prepared>,
+}
+
+/// A selection made by the queries of one step for the next.
+#[derive(Debug, Clone, Default)]
+struct Prepared {
+    /// Tokens that the step saw.
+    tokens: usize,
+    selection: Selection,
 }
 
 impl Index {
@@ -68,7 +78,12 @@ impl Index {
             Policy::Exact => 0,
             Policy::Lfps => geometry.layers as usize * geometry.kv_heads as usize,
         };
+        let prepared = match parameters.timing {
+            Timing::Now => 0,
+            Timing::Ahead => geometry.layers as usize * geometry.kv_heads as usize,
+        };
         Ok(Self {
+            prepared: vec![Prepared::default(); prepared],
             policy,
             geometry,
             scale: softmax_scale,
@@ -97,7 +112,12 @@ impl Index {
     /// Bytes that the index holds for its heads: codes, tables and history.
     #[must_use]
     pub fn state_bytes(&self) -> usize {
-        self.heads.iter().map(LfpsHead::bytes).sum()
+        let prepared = |prepared: &Prepared| {
+            let Selection { tokens, blocks, .. } = &prepared.selection;
+            size_of::<u32>() * (tokens.len() + blocks.len())
+        };
+        self.heads.iter().map(LfpsHead::bytes).sum::<usize>()
+            + self.prepared.iter().map(prepared).sum::<usize>()
     }
 
     /// Whether the queries of `layer` attend to every token.
@@ -146,11 +166,45 @@ impl Index {
         }
     }
 
-    /// Chooses what the queries ([group, head_dim], unscaled) of the last token in `view` shall attend to.
+    /// Chooses what the queries ([group, head_dim], unscaled) of the last token in `view` shall attend to. With
+    /// [`Timing::Ahead`] that is what [`Index::prepare`] has chosen at the step before, if there was one.
     ///
     /// # Panics
     /// If `layer` or `kv_head` does not exist, or `queries` has another size.
     pub fn select(
+        &mut self,
+        layer: usize,
+        kv_head: usize,
+        view: HeadBlocks<'_>,
+        queries: &[f32],
+        out: &mut Selection,
+    ) {
+        let at = self.head(layer, kv_head);
+        let prepared = self.prepared.get(at).filter(|it| it.tokens + 1 == view.tokens());
+        if let Some(Prepared { selection, .. }) = prepared {
+            let zones = self.zones(view.tokens());
+            out.tokens.clone_from(&selection.tokens);
+            out.effort = selection.effort;
+            out.round_to_blocks(zones, view.block_tokens());
+        } else {
+            self.select_now(layer, kv_head, view, queries, out);
+        }
+    }
+
+    /// Chooses by the queries of this step what the next one shall attend to, if that is asked for. Called when the step
+    /// has been answered.
+    ///
+    /// # Panics
+    /// As [`Index::select`].
+    pub fn prepare(&mut self, layer: usize, kv_head: usize, view: HeadBlocks<'_>, queries: &[f32]) {
+        let at = self.head(layer, kv_head);
+        let Some(prepared) = self.prepared.get_mut(at) else { return };
+        let mut selection = std::mem::take(&mut prepared.selection);
+        self.select_now(layer, kv_head, view, queries, &mut selection);
+        self.prepared[at] = Prepared { tokens: view.tokens(), selection };
+    }
+
+    fn select_now(
         &mut self,
         layer: usize,
         kv_head: usize,

@@ -33,6 +33,17 @@ pub enum SketchUse {
     Always,
 }
 
+/// When the keys of a step are chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Timing {
+    /// By the step's own queries, while they wait.
+    Now,
+    /// By the queries of the step before, ahead of time: nobody waits, and what a query turns to for the first time is missed
+    /// unless it lies in a block that is attended anyway.
+    Ahead,
+}
+
 /// What can be set about an index.
 ///
 /// Tokens between the sink and the window are called the middle; only they are chosen among.
@@ -47,6 +58,8 @@ pub struct IndexParameters {
     pub window: usize,
     /// First layers that attend to every token.
     pub dense_layers: usize,
+    /// By which queries keys are chosen.
+    pub timing: Timing,
     /// When codes are scanned.
     pub sketch: SketchUse,
     /// Bytes of a key's code; 0 stands for a measured default that depends on the size of a key.
@@ -84,6 +97,7 @@ impl Default for IndexParameters {
             sink: 4,
             window: 64,
             dense_layers: 2,
+            timing: Timing::Now,
             sketch: SketchUse::Always,
             code_bytes: 0,
             confidence: 1.25,

@@ -268,6 +268,9 @@ impl Indexer<'_> {
             counters.shipped_bytes.add(misses * geometry.block_bytes() as u64);
             count_effort(counters, selection);
         }
+        for (head, query) in query.chunks_exact(per_head).enumerate() {
+            state.index.prepare(state.layer, head, state.view(head), query);
+        }
         counters.select_ns.add(u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX));
         // The worker is busy with the answer: time for a look at how good it was.
         if let Some(head) = self.audit.turn(layer, position, &geometry) {

@@ -152,6 +152,7 @@ impl<'a> Run<'a> {
                 Selector::Index(index) => {
                     index.append(layer, head, view, tokens - 1..tokens);
                     index.select(layer, head, view, queries, out);
+                    index.prepare(layer, head, view, queries);
                 }
                 Selector::Pages(digests) => {
                     let pages = PAGE_TOKENS_PER_TOP_K * parameters.top_k / view.block_tokens();

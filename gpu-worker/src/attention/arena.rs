@@ -13,7 +13,7 @@ use crate::device::cpu::{
     AttentionShape, Block, CpuAttention, DecodeScratch, Parts, Prefill, PrefillScratch, ShapeError,
 };
 use crate::link::{IndexerLink, LinkError, Place};
-use crate::threads::{Pools, for_each_chunk};
+use crate::threads::{Pools, Serial, for_each_chunk};
 
 /// The sequence that the worker uses: it serves one text at a time.
 const SEQUENCE: u32 = 0;
@@ -79,6 +79,7 @@ pub struct ArenaAttention<'a> {
 #[derive(Debug, Default)]
 struct HeadSpace {
     scratch: DecodeScratch,
+    parts: Parts,
     /// [group, head_dim].
     out: Vec<f32>,
     log_sum_exp: Vec<f32>,
@@ -305,12 +306,7 @@ impl<'a> ArenaAttention<'a> {
     /// Attends one token's queries to every key.
     fn attend_all(&mut self, layer: usize, position: usize, q: &[f32], out: &mut [f32]) {
         let Self { arena, slabs, kernels, parts, pools, .. } = self;
-        let block_tokens = arena.geometry().block_tokens as usize;
-        let blocks = |head, tokens: Range<usize>| {
-            let view = arena.head(slabs, layer, head, position + 1);
-            let blocks = tokens.start / block_tokens..tokens.end.div_ceil(block_tokens);
-            blocks.map(move |number| block(view, number))
-        };
+        let blocks = |head, tokens| blocks_of(arena.head(slabs, layer, head, position + 1), tokens);
         parts.attend(kernels, q, position + 1, blocks, out, pools.team());
     }
 
@@ -334,10 +330,16 @@ impl<'a> ArenaAttention<'a> {
         };
         let attend = |head: usize, space: &mut HeadSpace| {
             let view = arena.head(slabs, layer, head, position + 1);
-            let HeadSpace { scratch, out, log_sum_exp, blocks } = space;
-            let blocks = blocks.iter().map(|selected| block(view, selected.block as usize));
+            let HeadSpace { scratch, parts, out, log_sum_exp, blocks } = space;
             let query = &q[head * per_head..][..per_head];
-            kernels.decode(query, blocks, out, log_sum_exp, scratch);
+            if blocks.len() == view.blocks() {
+                // Every key: to the bit what full attention computes.
+                let blocks = |_, tokens| blocks_of(view, tokens);
+                parts.attend(kernels, query, view.tokens(), blocks, out, &Serial);
+            } else {
+                let blocks = blocks.iter().map(|selected| block(view, selected.block as usize));
+                kernels.decode(query, blocks, out, log_sum_exp, scratch);
+            }
         };
         let Place { sequence, layer, position, .. } = place(0);
         link.tell(&Request::Select { sequence, layer, position, query: q })?;
@@ -389,6 +391,12 @@ impl Attention for ArenaAttention<'_> {
 
 fn block(view: HeadBlocks<'_>, number: usize) -> Block<'_> {
     Block { keys: view.keys(number), values: view.values(number) }
+}
+
+/// The blocks that hold a range of tokens, which begins with a block.
+fn blocks_of(view: HeadBlocks<'_>, tokens: Range<usize>) -> impl Iterator<Item = Block<'_>> {
+    let size = view.block_tokens();
+    (tokens.start / size..tokens.end.div_ceil(size)).map(move |number| block(view, number))
 }
 
 fn all_blocks(view: HeadBlocks<'_>) -> impl Iterator<Item = Block<'_>> {

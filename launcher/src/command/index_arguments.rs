@@ -25,6 +25,10 @@ pub struct IndexArguments {
     #[arg(long, default_value_t = IndexParameters::default().dense_layers)]
     pub dense_layers: usize,
 
+    /// By which queries keys are chosen
+    #[arg(long, value_enum, default_value_t = Timing::Now)]
+    pub timing: Timing,
+
     /// How LFPS predicts.
     #[command(flatten)]
     pub lfps: LfpsArguments,
@@ -97,6 +101,24 @@ pub struct LfpsArguments {
     pub seed_queries: usize,
 }
 
+/// By which queries keys are chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Timing {
+    /// The step's own, which wait for it
+    Now,
+    /// Those of the step before: nobody waits, but some of what matters anew is missed
+    Ahead,
+}
+
+impl From<Timing> for hindsight_cpu_indexer::parameters::Timing {
+    fn from(timing: Timing) -> Self {
+        match timing {
+            Timing::Now => Self::Now,
+            Timing::Ahead => Self::Ahead,
+        }
+    }
+}
+
 /// When the sketch is scanned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Sketch {
@@ -124,12 +146,13 @@ impl IndexArguments {
     /// # Errors
     /// A parameter is out of range.
     pub fn parameters(&self) -> Result<IndexParameters, Error> {
-        let Self { top_k, sink, window, dense_layers, ref lfps } = *self;
+        let Self { top_k, sink, window, dense_layers, timing, ref lfps } = *self;
         let parameters = IndexParameters {
             top_k,
             sink,
             window,
             dense_layers,
+            timing: timing.into(),
             sketch: lfps.sketch.into(),
             code_bytes: lfps.code_bytes,
             confidence: lfps.confidence,
