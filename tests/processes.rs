@@ -101,7 +101,7 @@ fn a_child_that_dies_is_named_with_its_cause_and_nothing_is_left() {
             let printed = stderr(&output);
             assert_eq!(code(output.status), exit, "{printed}");
             assert!(printed.contains(name) && printed.contains(text), "{printed}");
-            assert!(since.elapsed() < Duration::from_secs(2), "{:?}", since.elapsed());
+            assert!(since.elapsed() < Duration::from_secs(20), "{:?}", since.elapsed());
         }
     }
 }
