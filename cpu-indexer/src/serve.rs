@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use hindsight_protocol::arena::Arena;
 use hindsight_protocol::control::codec;
 use hindsight_protocol::control::messages::{Failure, FromIndexer, ToIndexer};
+use hindsight_protocol::profile::{Activity, Detail, Recorder};
 use hindsight_protocol::records::{AttentionPolicy, Reply, Request, SelectedBlock};
 use hindsight_protocol::ring::{Patience, Receiver, RingFault, Sender};
 use hindsight_protocol::scheduling;
@@ -16,7 +17,7 @@ use hindsight_protocol::telemetry::{IndexerCounters, TelemetryPage};
 
 use crate::audit::AuditTurn;
 use crate::kernels::Kernels;
-use crate::parameters::IndexParameters;
+use crate::parameters::{IndexParameters, Timing};
 use crate::placement;
 use crate::selection::Selection;
 use crate::store::{LayerState, Store, StoreError};
@@ -48,7 +49,7 @@ fn start(control: &mut UnixStream, arena: OwnedFd) -> Result<(), Failure> {
     let Some(message) = codec::read::<Message>(control).map_err(Failure::internal)? else {
         return Ok(());
     };
-    let ToIndexer::Start { core, shares_core, epoch, cache_blocks, parameters, telemetry } =
+    let ToIndexer::Start { core, shares_core, epoch, cache_blocks, parameters, telemetry, profile } =
         message
     else {
         return Err(Failure::internal("the first message is not a start"));
@@ -74,9 +75,12 @@ fn start(control: &mut UnixStream, arena: OwnedFd) -> Result<(), Failure> {
         scratch: Scratch::default(),
         audit: AuditTurn::default(),
         shares_core,
+        recorder: Recorder::new(profile.as_deref())
+            .map_err(|error| Failure::new("profile_unwritable", error))?,
     };
     codec::write(control, &ready).map_err(Failure::internal)?;
-    indexer.serve(&mut arena.query_ring().consumer(), &ended)
+    indexer.serve(&mut arena.query_ring().consumer(), &ended)?;
+    indexer.recorder.finish().map_err(|error| Failure::new("profile_unwritable", error))
 }
 
 /// Reads messages on a thread of its own, and ends the process if the launcher goes away, whatever the indexer is doing.
@@ -86,7 +90,10 @@ fn listen(mut reader: UnixStream, telemetry: String) -> Arc<AtomicBool> {
     std::thread::spawn(move || {
         loop {
             match codec::read::<Message>(&mut reader) {
-                Ok(Some(ToIndexer::Shutdown)) => flag.store(true, Ordering::Relaxed),
+                Ok(Some(ToIndexer::Shutdown)) => {
+                    flag.store(true, Ordering::Relaxed);
+                    return;
+                }
                 Ok(Some(ToIndexer::Start { .. })) => tracing::warn!("a second start is ignored"),
                 Ok(None) | Err(_) => {
                     TelemetryPage::remove(&telemetry);
@@ -118,6 +125,7 @@ struct Indexer<'a> {
     scratch: Scratch,
     audit: AuditTurn,
     shares_core: bool,
+    recorder: Recorder,
 }
 
 impl Indexer<'_> {
@@ -199,7 +207,10 @@ impl Indexer<'_> {
         let end = position.saturating_add(tokens);
         let mut state = self.store.layer(sequence, layer, end)?;
         let start = state.tokens.saturating_sub(usize::try_from(tokens).unwrap_or(usize::MAX));
+        let since = self.recorder.now();
         append(&mut state, start);
+        let detail = Detail { position, layer: Some(layer), ..Detail::default() };
+        self.recorder.record(Activity::Learn, since, detail);
         Ok(())
     }
 
@@ -221,11 +232,14 @@ impl Indexer<'_> {
         }
         *seed_queries += 1;
         if remaining == 0 {
+            let since = self.recorder.now();
             for (head, seeds) in seeds.iter_mut().enumerate() {
                 state.index.seed(state.layer, head, state.view(head), seeds);
                 seeds.clear();
             }
             self.counters.seeds.add(std::mem::take(seed_queries));
+            let detail = Detail { position, layer: Some(layer), ..Detail::default() };
+            self.recorder.record(Activity::Learn, since, detail);
         }
         Ok(())
     }
@@ -249,6 +263,7 @@ impl Indexer<'_> {
         let per_head = query.len() / state.residency.len();
         let counters = self.counters;
         for (kv_head, (head, selection)) in (0..).zip(selections.iter_mut().enumerate()) {
+            let since = self.recorder.now();
             let view = state.view(head);
             let query = &query[head * per_head..][..per_head];
             state.index.select(state.layer, head, view, query, selection);
@@ -265,20 +280,38 @@ impl Indexer<'_> {
             send(&mut self.replies, &reply)?;
             counters.miss_blocks.add(misses);
             counters.hit_blocks.add(blocks.len() as u64 - misses);
-            counters.shipped_bytes.add(misses * geometry.block_bytes() as u64);
+            let bytes = misses * geometry.block_bytes() as u64;
+            counters.shipped_bytes.add(bytes);
             count_effort(counters, selection);
+            let detail = Detail {
+                position,
+                layer: Some(layer),
+                kv_head: Some(kv_head),
+                bytes,
+                hit_blocks: count(blocks.len() as u64 - misses),
+                miss_blocks: count(misses),
+                repaired: selection.effort.repaired,
+            };
+            self.recorder.record(Activity::Select, since, detail);
         }
-        for (head, query) in query.chunks_exact(per_head).enumerate() {
-            state.index.prepare(state.layer, head, state.view(head), query);
+        let detail = Detail { position, layer: Some(layer), ..Detail::default() };
+        if state.index.parameters().timing == Timing::Ahead {
+            let since = self.recorder.now();
+            for (head, query) in query.chunks_exact(per_head).enumerate() {
+                state.index.prepare(state.layer, head, state.view(head), query);
+            }
+            self.recorder.record(Activity::Prepare, since, detail);
         }
         counters.select_ns.add(u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX));
         // The worker is busy with the answer: time for a look at how good it was.
         if let Some(head) = self.audit.turn(layer, position, &geometry) {
+            let since = self.recorder.now();
             let query = &query[head * per_head..][..per_head];
             let audit = state.index.audit(state.view(head), query, &selections[head]);
             counters.audits.add(1);
             counters.audit_recall.add(f64::from(audit.recall));
             counters.audit_mass.add(f64::from(audit.mass));
+            self.recorder.record(Activity::Audit, since, detail);
         }
         Ok(())
     }
@@ -286,6 +319,11 @@ impl Indexer<'_> {
     fn reply(&mut self, reply: &Reply<'_>) -> Result<(), Failure> {
         send(&mut self.replies, reply)
     }
+}
+
+/// A number of blocks of one head.
+fn count(blocks: u64) -> u32 {
+    u32::try_from(blocks).unwrap_or(u32::MAX)
 }
 
 fn send(replies: &mut Sender<'_>, reply: &Reply<'_>) -> Result<(), Failure> {

@@ -12,6 +12,7 @@ use hindsight_protocol::arena::Arena;
 use hindsight_protocol::control::codec;
 use hindsight_protocol::control::messages::{Failure, FromWorker, Generate, Score, ToWorker};
 use hindsight_protocol::geometry::Geometry;
+use hindsight_protocol::profile::Recorder;
 use hindsight_protocol::telemetry::TelemetryPage;
 
 use crate::attention::arena::ArenaAttention;
@@ -35,6 +36,7 @@ struct Start {
     dense_layers: u32,
     prompt_queries: u32,
     telemetry: String,
+    profile: Option<std::path::PathBuf>,
 }
 
 /// Runs the worker until the launcher ends it or goes away.
@@ -64,12 +66,13 @@ fn serve(control: &mut UnixStream, arena: OwnedFd) -> Result<(), Failure> {
         dense_layers,
         prompt_queries,
         telemetry,
+        profile,
     } = message
     else {
         return Err(Failure::internal("the first message is not a start"));
     };
     let threads = Threads { prefill: prefill_threads, decode_cores, lent_core };
-    let start = Start { model, threads, dense_layers, prompt_queries, telemetry };
+    let start = Start { model, threads, dense_layers, prompt_queries, telemetry, profile };
     let cancelled = Arc::new(AtomicBool::new(false));
     let reader = control.try_clone().map_err(Failure::internal)?;
     let requests = listen(reader, start.telemetry.clone(), Arc::clone(&cancelled));
@@ -119,7 +122,10 @@ fn work(
     let pools = Pools::new(&start.threads).map_err(Failure::internal)?;
     let model = load(&start.model, arena.geometry())?;
     let counters = &telemetry.worker;
-    let attention = ArenaAttention::new(&arena, counters, &pools).map_err(Failure::internal)?;
+    let recorder = Recorder::new(start.profile.as_deref())
+        .map_err(|error| Failure::new("profile_unwritable", error))?;
+    let attention =
+        ArenaAttention::new(&arena, counters, &pools, recorder).map_err(Failure::internal)?;
     let capacity =
         usize::try_from(arena.layout().config().capacity_tokens).map_err(Failure::internal)?;
     let mut engine = Engine::new(
@@ -156,7 +162,7 @@ fn work(
         let generated = outcome.map_err(|error| Failure::new(error.kind(), error))?;
         codec::write(control, &FromWorker::Finished(generated)).map_err(Failure::internal)?;
     }
-    Ok(())
+    engine.recorder().finish().map_err(|error| Failure::new("profile_unwritable", error))
 }
 
 /// Loads the model, which must have the shape that the arena was made for.

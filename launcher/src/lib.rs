@@ -6,6 +6,7 @@ pub mod error;
 pub mod eval;
 pub mod models;
 pub mod plan;
+pub mod profile;
 pub mod report;
 pub mod supervise;
 pub mod topology;

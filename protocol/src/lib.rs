@@ -10,6 +10,8 @@ pub mod control;
 #[cfg(not(loom))]
 pub mod geometry;
 #[cfg(not(loom))]
+pub mod profile;
+#[cfg(not(loom))]
 pub mod records;
 pub mod ring;
 #[cfg(not(loom))]

@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use candle_core::{Device, Tensor};
 use hindsight_protocol::arena::{Arena, ArenaError, HeadBlocks, KvWriter, TableError};
+use hindsight_protocol::geometry::KvDtype;
+use hindsight_protocol::profile::{Activity, Detail, Recorder};
 use hindsight_protocol::records::{AttentionPolicy, Request, SelectedBlock};
 use hindsight_protocol::telemetry::WorkerCounters;
 
@@ -69,6 +71,7 @@ pub struct ArenaAttention<'a> {
     plan: Plan,
     phase: Phase,
     pools: &'a Pools,
+    pub(crate) recorder: Recorder,
     prefill_scratch: PrefillScratch,
     parts: Parts,
     /// One for each KV head.
@@ -88,7 +91,7 @@ struct HeadSpace {
 }
 
 impl<'a> ArenaAttention<'a> {
-    /// Prepares attention over `arena`, on the threads of `pools`.
+    /// Prepares attention over `arena`, on the threads of `pools`; what it does when goes to `recorder`.
     ///
     /// # Errors
     /// [`ArenaAttentionError`] if the arena cannot be mapped or the kernels do not serve its shape.
@@ -96,6 +99,7 @@ impl<'a> ArenaAttention<'a> {
         arena: &'a Arena,
         counters: &'a WorkerCounters,
         pools: &'a Pools,
+        recorder: Recorder,
     ) -> Result<Self, ArenaAttentionError> {
         let geometry = arena.geometry();
         let group = geometry.group();
@@ -121,10 +125,17 @@ impl<'a> ArenaAttention<'a> {
             },
             phase: Phase::Decode,
             pools,
+            recorder,
             prefill_scratch: PrefillScratch::default(),
             parts: Parts::default(),
             heads: (0..geometry.kv_heads).map(|_| space()).collect(),
         })
+    }
+
+    /// Bytes of one token's keys and values in all layers.
+    #[must_use]
+    pub fn token_bytes(&self) -> usize {
+        self.arena.geometry().token_bytes()
     }
 
     /// Starts a text with room for `tokens` tokens, `prompt_tokens` of which are its prompt. Its first `kept` tokens are
@@ -223,7 +234,7 @@ impl<'a> ArenaAttention<'a> {
             let fits = self.writer.write(&self.slabs, layer, head, position, key, value);
             overflows += u64::from(!fits);
         }
-        let bytes = (k.len() + v.len()) * hindsight_protocol::geometry::KvDtype::BYTES;
+        let bytes = (k.len() + v.len()) * KvDtype::BYTES;
         self.counters.appended_bytes.add(bytes as u64);
         if overflows > 0 {
             if self.counters.overflows.get() == 0 {
@@ -305,9 +316,11 @@ impl<'a> ArenaAttention<'a> {
 
     /// Attends one token's queries to every key.
     fn attend_all(&mut self, layer: usize, position: usize, q: &[f32], out: &mut [f32]) {
-        let Self { arena, slabs, kernels, parts, pools, .. } = self;
+        let Self { arena, slabs, kernels, parts, pools, recorder, .. } = self;
+        let since = recorder.now();
         let blocks = |head, tokens| blocks_of(arena.head(slabs, layer, head, position + 1), tokens);
         parts.attend(kernels, q, position + 1, blocks, out, pools.team());
+        recorder.record(Activity::Attend, since, detail(layer, position));
     }
 
     /// Attends one token's queries to the blocks that the indexer selects, and returns how long it was waited for. It
@@ -320,7 +333,8 @@ impl<'a> ArenaAttention<'a> {
         out: &mut [f32],
     ) -> Result<Duration, LinkError> {
         let mut waited = Duration::ZERO;
-        let Self { arena, slabs, link, kernels, heads, pools, .. } = self;
+        let Self { arena, slabs, link, kernels, heads, pools, recorder, .. } = self;
+        let layer_detail = detail(layer, position);
         let per_head = q.len() / heads.len();
         let place = |head| Place {
             sequence: SEQUENCE,
@@ -342,18 +356,27 @@ impl<'a> ArenaAttention<'a> {
             }
         };
         let Place { sequence, layer, position, .. } = place(0);
+        let since = recorder.now();
         link.tell(&Request::Select { sequence, layer, position, query: q })?;
+        let bytes = size_of_val(q) as u64;
+        recorder.record(Activity::Query, since, Detail { bytes, ..layer_detail });
         let shared = pools.own_threads() > 1;
         for (head, space) in heads.iter_mut().enumerate() {
-            let began = Instant::now();
+            let (began, since) = (Instant::now(), recorder.now());
             link.selection(place(head), &mut space.blocks)?;
             waited += began.elapsed();
+            let of_head = Detail { kv_head: Some(index(head)), ..layer_detail };
+            recorder.record(Activity::Wait, since, of_head);
             if !shared {
+                let since = recorder.now();
                 attend(head, space);
+                recorder.record(Activity::Attend, since, of_head);
             }
         }
         if shared {
+            let since = recorder.now();
             for_each_chunk(heads, 1, pools.team(), |head, space| attend(head, &mut space[0]));
+            recorder.record(Activity::Attend, since, layer_detail);
         }
         for (out, space) in out.chunks_exact_mut(per_head).zip(heads) {
             out.copy_from_slice(&space.out);
@@ -372,8 +395,14 @@ impl Attention for ArenaAttention<'_> {
         v: &Tensor,
     ) -> AttentionResult {
         let (tokens, heads, head_dim) = q.dims3()?;
+        let since = self.recorder.now();
         with_slice(k, |k| with_slice(v, |v| self.store(layer, start, k, v)))??;
         let phase = self.phase;
+        if phase == Phase::Decode {
+            let bytes = (2 * k.elem_count() * KvDtype::BYTES) as u64;
+            let appended = Detail { bytes, ..detail(layer, start) };
+            self.recorder.record(Activity::Append, since, appended);
+        }
         let out = with_slice(q, |q| match phase {
             Phase::Prefill { prompt_tokens } => {
                 let out = self.prefill(layer, start, tokens, q);
@@ -387,6 +416,11 @@ impl Attention for ArenaAttention<'_> {
         .map_err(ArenaAttentionError::from)?;
         Ok(Tensor::from_vec(out, (tokens, heads * head_dim), &Device::Cpu)?)
     }
+}
+
+/// One layer at the step of one token.
+fn detail(layer: usize, position: usize) -> Detail {
+    Detail { position: position as u64, layer: Some(index(layer)), ..Detail::default() }
 }
 
 fn block(view: HeadBlocks<'_>, number: usize) -> Block<'_> {

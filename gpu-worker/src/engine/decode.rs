@@ -5,6 +5,8 @@ use std::time::Instant;
 
 use hindsight_protocol::control::messages::{Generate, StopReason};
 
+use hindsight_protocol::profile::{Activity, Detail};
+
 use super::prefill::to_vec;
 use super::{Engine, EngineError, Event, Listener, is_cancelled};
 use crate::model::{Logits, ModelError};
@@ -49,11 +51,14 @@ impl Engine<'_> {
         position: usize,
         sampler: &mut Sampler,
     ) -> Result<u32, EngineError> {
-        let began = Instant::now();
+        let (began, since) = (Instant::now(), self.recorder().now());
         let logits = self.logits(token, position)?;
-        let sampling = Instant::now();
+        let (sampling, since_sampling) = (Instant::now(), self.recorder().now());
         let next = sampler.sample(&logits)?;
         self.counters.sampling_ns.add(nanoseconds(sampling));
+        let detail = Detail { position: position as u64, ..Detail::default() };
+        self.recorder().record(Activity::Sample, since_sampling, detail);
+        self.recorder().record(Activity::Step, since, detail);
         self.count_step(began);
         Ok(next)
     }

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use hindsight_protocol::control::messages::{Generate, Generated, StopReason};
+use hindsight_protocol::profile::Recorder;
 use hindsight_protocol::records::AttentionPolicy;
 use hindsight_protocol::telemetry::WorkerCounters;
 
@@ -148,6 +149,11 @@ impl<'a> Engine<'a> {
             decode_s,
             decode_steps,
         })
+    }
+
+    /// What records the worker's events.
+    pub const fn recorder(&mut self) -> &mut Recorder {
+        &mut self.attention.recorder
     }
 
     /// Makes room for a prompt and `more` tokens, and goes back to where the prompt departs from the text before.

@@ -3,6 +3,7 @@
 use std::sync::atomic::AtomicBool;
 
 use candle_core::Tensor;
+use hindsight_protocol::profile::{Activity, Detail};
 
 use super::{Engine, EngineError, Event, Listener, is_cancelled};
 use crate::model::{Logits, ModelError};
@@ -31,10 +32,14 @@ impl Engine<'_> {
             }
             let end = start + chunk.len();
             let wanted = if end == prompt.len() { Logits::Last } else { Logits::None };
+            let since = self.recorder().now();
             let Self { model, attention, pools, .. } = self;
             logits = pools.prefill(|| model.forward(chunk, start, attention, wanted))?;
             self.attention.publish(end)?;
             self.held.extend_from_slice(chunk);
+            let bytes = (chunk.len() * self.attention.token_bytes()) as u64;
+            let detail = Detail { position: start as u64, bytes, ..Detail::default() };
+            self.recorder().record(Activity::Prefill, since, detail);
             self.counters.prefill_tokens.add(chunk.len() as u64);
             listener(Event::Prefilled(end))?;
             start = end;

@@ -7,6 +7,7 @@ pub mod eval;
 pub mod index_arguments;
 mod interrupt;
 mod output;
+pub mod profile;
 pub mod pull;
 pub mod replay;
 pub mod run;
@@ -43,6 +44,7 @@ Exit codes:
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(Box<run::RunArguments>),
+    Profile(profile::ProfileArguments),
     Pull(pull::PullArguments),
     Replay(replay::ReplayArguments),
     Trace(trace::TraceArguments),
@@ -67,6 +69,7 @@ impl Cli {
     pub fn json(&self) -> bool {
         match &self.command {
             Command::Run(arguments) => arguments.json(),
+            Command::Profile(_) => false,
             Command::Pull(arguments) => arguments.json,
             Command::Replay(arguments) => arguments.json,
             Command::Trace(arguments) => arguments.json(),
@@ -85,6 +88,7 @@ impl Cli {
     pub fn run(self) -> Result<Exit, Error> {
         let done = match self.command {
             Command::Run(arguments) => run::run(*arguments),
+            Command::Profile(arguments) => return profile::run(&arguments),
             Command::Pull(arguments) => pull::run(&arguments),
             Command::Replay(arguments) => replay::run(&arguments),
             Command::Trace(arguments) => trace::run(&arguments),

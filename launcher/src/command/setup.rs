@@ -65,6 +65,7 @@ pub(super) fn settings(
         placement,
         cache_blocks: number(cached)?,
         index,
+        profile: None,
     })
 }
 

@@ -12,6 +12,7 @@ use hindsight_protocol::telemetry::TelemetryPage;
 
 use super::child::{Child, Heard, Role};
 use crate::error::{Error, Exit};
+use crate::profile::ProfileFolder;
 use crate::topology::Choice;
 
 /// The first indexer of an arena; each successor has the next number.
@@ -34,6 +35,8 @@ pub struct Settings {
     pub cache_blocks: u32,
     /// Parameters of the index.
     pub index: IndexParameters,
+    /// Where the children record what they do, if the run is profiled.
+    pub profile: Option<ProfileFolder>,
 }
 
 /// What is heard while a text is generated.
@@ -88,7 +91,7 @@ impl Processes {
     }
 
     async fn configure(&mut self, settings: Settings) -> Result<(), Error> {
-        let Settings { model, placement, cache_blocks, index, .. } = settings;
+        let Settings { profile, model, placement, cache_blocks, index, .. } = settings;
         let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
         let start: ToWorker<SamplingParameters> = ToWorker::Start {
             model,
@@ -98,6 +101,7 @@ impl Processes {
             dense_layers: count(index.dense_layers),
             prompt_queries: PROMPT_QUERIES,
             telemetry: self.telemetry.name().to_owned(),
+            profile: profile.as_ref().map(|folder| folder.events(Role::GpuWorker)),
         };
         self.worker.send(&start).await?;
         let start = ToIndexer::Start {
@@ -107,6 +111,7 @@ impl Processes {
             cache_blocks,
             parameters: index,
             telemetry: self.telemetry.name().to_owned(),
+            profile: profile.map(|folder| folder.events(Role::CpuIndexer)),
         };
         self.indexer.send(&start).await?;
         let mut worker_ready = false;

@@ -28,6 +28,8 @@ pub enum ToWorker<Sampling> {
         prompt_queries: u32,
         /// Name of the telemetry page.
         telemetry: String,
+        /// File to record the worker's events in, if the run is profiled.
+        profile: Option<PathBuf>,
     },
     /// Read a prompt and decode.
     Generate(Generate<Sampling>),
@@ -147,6 +149,8 @@ pub enum ToIndexer<Parameters> {
         parameters: Parameters,
         /// Name of the telemetry page.
         telemetry: String,
+        /// File to record the indexer's events in, if the run is profiled.
+        profile: Option<PathBuf>,
     },
     /// End.
     Shutdown,

@@ -210,4 +210,8 @@ pub struct OutputArguments {
     /// Print the text and nothing else
     #[arg(short, long)]
     pub quiet: bool,
+
+    /// Write down what each process did when, and which bytes travelled why, into this folder
+    #[arg(long, value_name = "FOLDER")]
+    pub profile: Option<PathBuf>,
 }

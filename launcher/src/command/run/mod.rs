@@ -19,6 +19,7 @@ use super::setup::{LocalModel, settings};
 use crate::error::{Error, Exit};
 use crate::models::{ChatTemplate, Message, Role, Specials, TemplateError, encode_chat};
 use crate::plan::{Context, ContextRequest};
+use crate::profile::{ProfileFolder, ProfiledRun};
 use crate::report::progress::RunProgress;
 use crate::report::run::{ProcessReport, RunReport, RunSetting};
 use crate::supervise::{Event, Processes, Settings};
@@ -58,7 +59,9 @@ async fn answer(arguments: RunArguments) -> Result<(), Error> {
         .map_err(|error| Error::new(Exit::Usage, error.kind(), error))?;
     let text = prompt::read(&arguments.prompt)?;
     let path = fetch(&arguments.model, quiet, &mut interrupts).await?;
-    let plan = plan(&arguments, LocalModel::open(path)?, &text, index)?;
+    let mut plan = plan(&arguments, LocalModel::open(path)?, &text, index)?;
+    plan.settings.profile =
+        arguments.output.profile.as_deref().map(ProfileFolder::create).transpose()?;
     let progress = RunProgress::new(quiet);
     progress.begin("starting the processes and loading the model");
     let started = Processes::start(plan.settings.clone());
@@ -79,7 +82,22 @@ async fn answer(arguments: RunArguments) -> Result<(), Error> {
     let setting = setting(&arguments, &plan, &processes);
     let report = RunReport::new(setting, &generated, tokens, text, processes.telemetry());
     processes.end().await;
+    if let Some(folder) = &plan.settings.profile {
+        folder.finish(profiled(&arguments, &plan)?)?;
+    }
     finish(&arguments, &report)
+}
+
+/// What a profile says of the run.
+fn profiled(arguments: &RunArguments, plan: &Plan) -> Result<ProfiledRun, Error> {
+    Ok(ProfiledRun {
+        model: arguments.model.clone(),
+        attention: arguments.attention.attention.into(),
+        top_k: plan.settings.index.top_k,
+        prompt_tokens: plan.prompt.len(),
+        token_bytes: plan.settings.arena.geometry.token_bytes() as u64,
+        weight_bytes: std::fs::metadata(&plan.model.path).map_err(Error::internal)?.len(),
+    })
 }
 
 /// Prints the summary; an interrupted run has its own exit code.
@@ -89,6 +107,9 @@ fn finish(arguments: &RunArguments, report: &RunReport) -> Result<(), Error> {
         println!("{}", serde_json::to_string(report).map_err(Error::internal)?);
     } else if !arguments.output.quiet {
         eprint!("\n{report}");
+        if let Some(folder) = &arguments.output.profile {
+            eprintln!("profile    {}", folder.join("report.html").display());
+        }
     }
     if report.stop_reason() == StopReason::Cancelled { Err(interrupted()) } else { Ok(()) }
 }

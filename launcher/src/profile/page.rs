@@ -1,0 +1,247 @@
+//! A profile as one page of HTML that needs nothing else.
+
+use std::fmt::Write;
+
+use hindsight_protocol::profile::Activity;
+use hindsight_protocol::records::AttentionPolicy;
+use indicatif::HumanBytes;
+
+use super::plots::{Bar, COLOURS, Failure, Line, heat_map, lines, timeline};
+use super::summary::{Percentiles, StepFigures, Summary, Traffic};
+use super::{ProfiledRun, Recorded};
+
+const STYLE: &str = "\
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
+table { border-collapse: collapse; margin: 1rem 0 } th, td { padding: .2rem .7rem; text-align: right }
+th { border-bottom: 2px solid #888 } td { border-bottom: 1px solid #ddd } .text { text-align: left }
+svg { max-width: 100%; height: auto } .key { display: inline-block; width: .8em; height: .8em; margin: 0 .3em 0 1em }";
+
+/// What the timeline tells apart, with the number of its colour.
+const SHOWN: [(Activity, &str, usize); 7] = [
+    (Activity::Append, "append", 4),
+    (Activity::Query, "query", 3),
+    (Activity::Wait, "wait", 1),
+    (Activity::Attend, "attend", 0),
+    (Activity::Sample, "sample", 5),
+    (Activity::Select, "select", 2),
+    (Activity::Audit, "audit", 3),
+];
+
+/// The page.
+pub(super) fn page(summary: &Summary, recorded: &Recorded) -> Result<String, Failure> {
+    let ProfiledRun { model, attention, prompt_tokens, .. } = &summary.run;
+    let title = format!("{} with {attention} attention", escape(model));
+    let mut out = format!(
+        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>{title}</title>\
+         <style>{STYLE}</style></head>\n<body><h1>{title}</h1>\n\
+         <p>{} decode steps after a prompt of {prompt_tokens} tokens. The device was the CPU: bytes are those that \
+         would have travelled to and from a device of its own.</p>\n",
+        summary.steps.len(),
+    );
+    totals(summary, &mut out);
+    percentiles(summary, &mut out);
+    if summary.steps.is_empty() {
+        out.push_str("<p>No decode step was taken.</p></body></html>\n");
+        return Ok(out);
+    }
+    let mut section = |heading: &str, text: &str, plot: String| {
+        // Writing to a string cannot fail.
+        let _ = write!(out, "<h2>{heading}</h2>\n<p>{text}</p>\n{plot}\n");
+    };
+    section(
+        "Bytes per step",
+        "By the reason why they travel. Streaming all keys and values would take what the table above says.",
+        bytes_by_reason(summary)?,
+    );
+    section("Time per step", "On the worker, and on the indexer's core.", times(summary)?);
+    if summary.run.attention != AttentionPolicy::Full {
+        section(
+            "Hit rate",
+            "Share of the selected blocks that the device held already.",
+            hit_rate(summary)?,
+        );
+        section(
+            "Bytes by layer and step",
+            "Blocks that had to travel; the darkest is the most.",
+            by_layer(summary, recorded)?,
+        );
+        section(
+            "Selection latency",
+            "One KV head's selection: the share of selections that took no longer.",
+            latency(recorded)?,
+        );
+    }
+    let (step, plot) = one_step(summary, recorded)?;
+    section("One step", &format!("The median step, at position {step}.{}", key()), plot);
+    out.push_str("</body></html>\n");
+    Ok(out)
+}
+
+fn totals(summary: &Summary, out: &mut String) {
+    let Traffic { miss, repair, append, query, hit } = summary.decode_bytes;
+    let steps = summary.steps.len().max(1) as u64;
+    let full: u64 = summary.steps.iter().map(|step| step.full_streaming_bytes).sum();
+    out.push_str("<table><tr><th class=\"text\">bytes</th><th>in all</th><th>per step</th></tr>\n");
+    let rows = [
+        ("weights, once", summary.run.weight_bytes, None),
+        ("prompt's keys and values", summary.prefill_bytes, None),
+        ("missing blocks", miss, Some(miss)),
+        ("of these, for repairs", repair, Some(repair)),
+        ("new keys and values", append, Some(append)),
+        ("queries", query, Some(query)),
+        ("all of decode", summary.decode_bytes.total(), Some(summary.decode_bytes.total())),
+        ("full streaming instead", full, Some(full)),
+        ("blocks already there", hit, Some(hit)),
+    ];
+    for (name, all, per_step) in rows {
+        let per_step =
+            per_step.map_or_else(String::new, |bytes| HumanBytes(bytes / steps).to_string());
+        let _ = writeln!(
+            out,
+            "<tr><td class=\"text\">{name}</td><td>{}</td><td>{per_step}</td></tr>",
+            HumanBytes(all)
+        );
+    }
+    let _ = writeln!(
+        out,
+        "</table>\n<p>Decode moved {:.2} % of what full streaming would have.</p>",
+        summary.share_of_full_streaming * 100.0
+    );
+}
+
+fn percentiles(summary: &Summary, out: &mut String) {
+    out.push_str(
+        "<table><tr><th class=\"text\">microseconds</th><th>count</th><th>p50</th><th>p90</th><th>p99</th>\
+         <th>longest</th></tr>\n",
+    );
+    let rows = [
+        ("decode step", summary.step_us),
+        ("selection of a KV head", summary.selection_us),
+        ("wait for a KV head", summary.waiting_us),
+    ];
+    for (name, times) in rows {
+        let Some(Percentiles { count, p50, p90, p99, max }) = times else { continue };
+        let _ = writeln!(
+            out,
+            "<tr><td class=\"text\">{name}</td><td>{count}</td><td>{p50:.1}</td><td>{p90:.1}</td><td>{p99:.1}</td>\
+             <td>{max:.1}</td></tr>"
+        );
+    }
+    out.push_str("</table>\n");
+}
+
+#[expect(clippy::cast_precision_loss, reason = "positions and bytes become coordinates")]
+fn per_step(summary: &Summary, name: &'static str, value: impl Fn(&StepFigures) -> f64) -> Line {
+    let points = summary.steps.iter().map(|step| (step.position as f64, value(step))).collect();
+    Line { name, points }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "bytes become coordinates")]
+fn bytes_by_reason(summary: &Summary) -> Result<String, Failure> {
+    let kibibytes = |bytes: u64| bytes as f64 / 1024.0;
+    let of = [
+        per_step(summary, "missing blocks", |step| kibibytes(step.bytes.miss)),
+        per_step(summary, "new keys and values", |step| kibibytes(step.bytes.append)),
+        per_step(summary, "queries", |step| kibibytes(step.bytes.query)),
+    ];
+    lines("position", "KiB", &of)
+}
+
+fn times(summary: &Summary) -> Result<String, Failure> {
+    let of = [
+        per_step(summary, "step", |step| step.step_us / 1e3),
+        per_step(summary, "attention", |step| step.attention_us / 1e3),
+        per_step(summary, "waiting", |step| step.waiting_us / 1e3),
+        per_step(summary, "selection (indexer)", |step| step.selection_us / 1e3),
+    ];
+    lines("position", "ms", &of)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "bytes become shares")]
+fn hit_rate(summary: &Summary) -> Result<String, Failure> {
+    let share = |step: &StepFigures| {
+        let Traffic { hit, miss, .. } = step.bytes;
+        if hit + miss == 0 { 1.0 } else { hit as f64 / (hit + miss) as f64 }
+    };
+    lines("position", "share", &[per_step(summary, "hit rate", share)])
+}
+
+#[expect(clippy::cast_precision_loss, reason = "positions and bytes become coordinates")]
+fn by_layer(summary: &Summary, recorded: &Recorded) -> Result<String, Failure> {
+    let (Some(first), Some(last)) = (summary.steps.first(), summary.steps.last()) else {
+        return Ok(String::new());
+    };
+    let positions = first.position..last.position + 1;
+    let columns = usize::try_from(last.position + 1 - first.position)?;
+    let mut rows: Vec<(u32, Vec<f64>)> =
+        summary.layers.iter().map(|layer| (layer.layer, vec![0.0; columns])).collect();
+    for event in recorded.indexer.iter().filter(|event| event.activity == Activity::Select) {
+        let row = rows.iter_mut().find(|row| Some(row.0) == event.detail.layer);
+        if let Some((_, values)) = row.filter(|_| positions.contains(&event.detail.position)) {
+            let column = usize::try_from(event.detail.position - positions.start)?;
+            values[column] += event.detail.bytes as f64;
+        }
+    }
+    heat_map("position", "layer", positions.start as f64..positions.end as f64, &rows)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts become shares")]
+fn latency(recorded: &Recorded) -> Result<String, Failure> {
+    let select = recorded.indexer.iter().filter(|event| event.activity == Activity::Select);
+    let mut times: Vec<f64> =
+        select.map(|event| event.ended_ns.saturating_sub(event.began_ns) as f64 / 1e3).collect();
+    times.sort_unstable_by(f64::total_cmp);
+    // The last hundredth would squeeze all others together.
+    let shown = times.len() * 99 / 100;
+    let step = (shown / 500).max(1);
+    let points = times[..shown]
+        .iter()
+        .enumerate()
+        .step_by(step)
+        .map(|(rank, &time)| (time, (rank + 1) as f64 / times.len() as f64))
+        .collect();
+    lines("microseconds", "share", &[Line { name: "selections", points }])
+}
+
+/// The position of the median step, and what was done in it.
+#[expect(clippy::cast_precision_loss, reason = "times become coordinates")]
+fn one_step(summary: &Summary, recorded: &Recorded) -> Result<(u64, String), Failure> {
+    let mut steps: Vec<&StepFigures> = summary.steps.iter().collect();
+    steps.sort_unstable_by(|a, b| a.step_us.total_cmp(&b.step_us));
+    let position = steps[steps.len() / 2].position;
+    let step = recorded
+        .worker
+        .iter()
+        .find(|event| event.activity == Activity::Step && event.detail.position == position)
+        .ok_or("a step without an event")?;
+    let mut bars = Vec::new();
+    for (row, events) in [&recorded.worker, &recorded.indexer].into_iter().enumerate() {
+        for event in events.iter().filter(|event| event.detail.position == position) {
+            let Some((_, _, colour)) = SHOWN.iter().find(|shown| shown.0 == event.activity) else {
+                continue;
+            };
+            let since = |time: u64| time.saturating_sub(step.began_ns) as f64 / 1e3;
+            let (from, to) = (since(event.began_ns), since(event.ended_ns));
+            bars.push(Bar { row, from, to, colour: *colour });
+        }
+    }
+    Ok((position, timeline("microseconds", &["worker", "indexer"], &bars)?))
+}
+
+/// What the colours of the timeline mean.
+fn key() -> String {
+    let mut out = String::new();
+    for (_, name, colour) in SHOWN {
+        let plotters::style::RGBColor(red, green, blue) = COLOURS[colour];
+        let _ = write!(
+            out,
+            "<span class=\"key\" style=\"background: rgb({red}, {green}, {blue})\"></span>{name}"
+        );
+    }
+    out.push_str(" (the rest of the worker's time: projections)");
+    out
+}
+
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+}

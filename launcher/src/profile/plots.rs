@@ -1,0 +1,174 @@
+//! The plots of a profile's page, as SVG.
+
+use std::error::Error;
+
+use plotters::coord::Shift;
+use plotters::prelude::*;
+
+/// Width and height in pixels.
+const SIZE: (u32, u32) = (960, 320);
+const FONT: &str = "sans-serif";
+
+/// Colours that people with any colour vision can tell apart (Okabe and Ito).
+pub(super) const COLOURS: [RGBColor; 6] = [
+    RGBColor(0, 114, 178),
+    RGBColor(213, 94, 0),
+    RGBColor(0, 158, 115),
+    RGBColor(204, 121, 167),
+    RGBColor(230, 159, 0),
+    RGBColor(86, 180, 233),
+];
+
+pub(super) type Failure = Box<dyn Error + Send + Sync>;
+type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+
+/// A line with its name.
+pub(super) struct Line {
+    pub(super) name: &'static str,
+    pub(super) points: Vec<(f64, f64)>,
+}
+
+/// Something that lasted: its row, when it began and ended, and its colour's number.
+pub(super) struct Bar {
+    pub(super) row: usize,
+    pub(super) from: f64,
+    pub(super) to: f64,
+    pub(super) colour: usize,
+}
+
+/// Lines over a common axis, upwards from 0.
+pub(super) fn lines(across: &str, upwards: &str, lines: &[Line]) -> Result<String, Failure> {
+    svg(SIZE, |area| {
+        let points = || lines.iter().flat_map(|line| &line.points);
+        let (least, most) = ends(points().map(|point| point.0));
+        let highest = points().map(|point| point.1).fold(1e-9, f64::max) * 1.05;
+        let mut chart = ChartBuilder::on(area)
+            .margin(12)
+            .x_label_area_size(40)
+            .y_label_area_size(72)
+            .build_cartesian_2d(least..most, 0.0..highest)?;
+        chart
+            .configure_mesh()
+            .light_line_style(TRANSPARENT)
+            .x_desc(across)
+            .y_desc(upwards)
+            .draw()?;
+        for (number, line) in lines.iter().enumerate() {
+            let colour = COLOURS[number % COLOURS.len()];
+            chart
+                .draw_series(std::iter::once(PathElement::new(
+                    line.points.clone(),
+                    colour.stroke_width(2),
+                )))?
+                .label(line.name)
+                .legend(move |(x, y)| {
+                    Rectangle::new([(x, y - 4), (x + 12, y + 4)], colour.filled())
+                });
+        }
+        chart
+            .configure_series_labels()
+            .background_style(WHITE.mix(0.8))
+            .label_font((FONT, 13))
+            .draw()?;
+        Ok(())
+    })
+}
+
+/// Values of rows and columns as shades; `across` and `upwards` name columns and rows.
+pub(super) fn heat_map(
+    across: &str,
+    upwards: &str,
+    columns: std::ops::Range<f64>,
+    rows: &[(u32, Vec<f64>)],
+) -> Result<String, Failure> {
+    svg((SIZE.0, SIZE.1 + 120), |area| {
+        let most = rows.iter().flat_map(|row| &row.1).copied().fold(1e-9, f64::max);
+        let (low, high) = ends(rows.iter().map(|row| f64::from(row.0)));
+        let width =
+            (columns.end - columns.start) / rows.first().map_or(1, |row| row.1.len().max(1)) as f64;
+        let mut chart = ChartBuilder::on(area)
+            .margin(12)
+            .x_label_area_size(40)
+            .y_label_area_size(72)
+            .build_cartesian_2d(columns.clone(), low - 0.5..high + 0.5)?;
+        chart.configure_mesh().disable_mesh().x_desc(across).y_desc(upwards).draw()?;
+        chart.draw_series(rows.iter().flat_map(|(row, values)| {
+            values.iter().enumerate().map(move |(column, value)| {
+                let from = (columns.start + column as f64 * width, f64::from(*row) - 0.5);
+                let to = (from.0 + width, f64::from(*row) + 0.5);
+                Rectangle::new([from, to], shade(value / most).filled())
+            })
+        }))?;
+        Ok(())
+    })
+}
+
+/// What lasted how long, in rows with names.
+pub(super) fn timeline(across: &str, rows: &[&str], bars: &[Bar]) -> Result<String, Failure> {
+    svg((SIZE.0, 140), |area| {
+        let (from, to) = ends(bars.iter().flat_map(|bar| [bar.from, bar.to]));
+        let count = rows.len();
+        let mut chart = ChartBuilder::on(area)
+            .margin(12)
+            .x_label_area_size(40)
+            .y_label_area_size(96)
+            .build_cartesian_2d(from..to, -0.5..count as f64 - 0.5)?;
+        chart
+            .configure_mesh()
+            .disable_y_mesh()
+            .light_line_style(TRANSPARENT)
+            .y_labels(count)
+            .y_label_formatter(&|at| row_name(rows, *at))
+            .x_desc(across)
+            .draw()?;
+        chart.draw_series(bars.iter().map(|bar| {
+            let middle = (count - 1 - bar.row) as f64;
+            let colour = COLOURS[bar.colour % COLOURS.len()];
+            Rectangle::new([(bar.from, middle - 0.35), (bar.to, middle + 0.35)], colour.filled())
+        }))?;
+        Ok(())
+    })
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a row's number")]
+fn row_name(rows: &[&str], at: f64) -> String {
+    if (at - at.round()).abs() > 0.01 || at < -0.01 {
+        return String::new();
+    }
+    let from_below = at.round() as usize;
+    rows.iter().rev().nth(from_below).map_or_else(String::new, |name| (*name).to_owned())
+}
+
+fn svg(
+    size: (u32, u32),
+    draw: impl FnOnce(&Area<'_>) -> Result<(), Failure>,
+) -> Result<String, Failure> {
+    let mut out = String::new();
+    {
+        let area = SVGBackend::with_string(&mut out, size).into_drawing_area();
+        area.fill(&WHITE)?;
+        draw(&area)?;
+        area.present()?;
+    }
+    Ok(out)
+}
+
+/// The smallest and the largest, a little apart.
+fn ends(values: impl Iterator<Item = f64>) -> (f64, f64) {
+    let (least, most) =
+        values.fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), x| (a.min(x), b.max(x)));
+    if least < most {
+        (least, most)
+    } else if least.is_finite() {
+        (least, least + 1.0)
+    } else {
+        (0.0, 1.0)
+    }
+}
+
+/// From white to dark blue.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "shares become shades")]
+fn shade(share: f64) -> RGBColor {
+    let mix = |light: f64, dark: f64| (light + (dark - light) * share.clamp(0.0, 1.0)) as u8;
+    RGBColor(mix(255.0, 8.0), mix(255.0, 48.0), mix(255.0, 107.0))
+}

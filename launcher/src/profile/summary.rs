@@ -1,0 +1,307 @@
+//! The figures of a profile.
+
+use std::collections::BTreeMap;
+
+use hindsight_protocol::profile::{Activity, Event};
+use hindsight_protocol::records::AttentionPolicy;
+use serde::Serialize;
+
+use super::{ProfiledRun, Recorded};
+
+/// Bytes by why they travelled, or would have with a device of its own.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Traffic {
+    /// Selected blocks that the device lacked; with full attention, all keys and values.
+    pub miss: u64,
+    /// The part of `miss` that steps asked for whose query had drifted.
+    pub repair: u64,
+    /// Keys and values of new tokens, on their way to host memory.
+    pub append: u64,
+    /// Queries, on their way to the indexer.
+    pub query: u64,
+    /// Selected blocks that the device held: bytes that did not travel.
+    pub hit: u64,
+}
+
+impl Traffic {
+    /// Everything that travelled.
+    #[must_use]
+    pub const fn total(&self) -> u64 {
+        self.miss + self.append + self.query
+    }
+
+    fn add(&mut self, other: Self) {
+        self.miss += other.miss;
+        self.repair += other.repair;
+        self.append += other.append;
+        self.query += other.query;
+        self.hit += other.hit;
+    }
+}
+
+/// Percentiles of times, in microseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Percentiles {
+    /// How many times.
+    pub count: usize,
+    /// The middle one.
+    pub p50: f64,
+    /// Nine of ten do not exceed it.
+    pub p90: f64,
+    /// 99 of 100 do not exceed it.
+    pub p99: f64,
+    /// The longest.
+    pub max: f64,
+}
+
+/// One decode step.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+pub struct StepFigures {
+    /// Position of the token.
+    pub position: u64,
+    /// The whole step.
+    pub step_us: f64,
+    /// The worker's wait for selections.
+    pub waiting_us: f64,
+    /// The worker's attention.
+    pub attention_us: f64,
+    /// The indexer's selections.
+    pub selection_us: f64,
+    /// Bytes by reason.
+    pub bytes: Traffic,
+    /// What streaming all keys and values would have taken.
+    pub full_streaming_bytes: u64,
+}
+
+/// One layer, over all steps.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+pub struct LayerFigures {
+    /// The layer.
+    pub layer: u32,
+    /// The worker's wait for selections.
+    pub waiting_us: f64,
+    /// The indexer's selections.
+    pub selection_us: f64,
+    /// Bytes by reason.
+    pub bytes: Traffic,
+}
+
+/// All figures of a profile.
+#[derive(Debug, Serialize)]
+pub struct Summary {
+    /// What was run.
+    #[serde(flatten)]
+    pub run: ProfiledRun,
+    /// Whether bytes travelled a link, or would have: the device was the CPU.
+    pub modelled_link: bool,
+    /// Bytes of the prompt's keys and values, on their way to host memory.
+    pub prefill_bytes: u64,
+    /// Bytes by reason, over all decode steps.
+    pub decode_bytes: Traffic,
+    /// All bytes of decode over what streaming all keys and values would have taken.
+    pub share_of_full_streaming: f64,
+    /// Selected blocks that the device held already; none where nothing was selected.
+    pub hit_rate: Option<f64>,
+    /// Decode steps.
+    pub step_us: Option<Percentiles>,
+    /// One KV head's selection.
+    pub selection_us: Option<Percentiles>,
+    /// The worker's wait for one KV head's selection.
+    pub waiting_us: Option<Percentiles>,
+    /// Step by step.
+    pub steps: Vec<StepFigures>,
+    /// Layer by layer.
+    pub layers: Vec<LayerFigures>,
+}
+
+impl Summary {
+    pub(super) fn new(run: ProfiledRun, recorded: &Recorded) -> Self {
+        let Recorded { worker, indexer } = recorded;
+        let mut steps: BTreeMap<u64, StepFigures> = BTreeMap::new();
+        let mut layers: BTreeMap<u32, LayerFigures> = BTreeMap::new();
+        let stepped = || worker.iter().filter(|event| event.activity == Activity::Step);
+        for event in stepped() {
+            let position = event.detail.position;
+            let full_streaming_bytes = (position + 1) * run.token_bytes;
+            let step = StepFigures {
+                position,
+                step_us: microseconds(event),
+                full_streaming_bytes,
+                ..StepFigures::default()
+            };
+            steps.insert(position, step);
+        }
+        for event in worker.iter().chain(indexer) {
+            let (bytes, us) = (traffic(event), microseconds(event));
+            if let Some(step) = steps.get_mut(&event.detail.position) {
+                step.bytes.add(bytes);
+                match event.activity {
+                    Activity::Wait => step.waiting_us += us,
+                    Activity::Attend => step.attention_us += us,
+                    Activity::Select => step.selection_us += us,
+                    _ => {}
+                }
+            } else {
+                continue;
+            }
+            if let Some(layer) = event.detail.layer {
+                let figures = layers
+                    .entry(layer)
+                    .or_insert_with(|| LayerFigures { layer, ..LayerFigures::default() });
+                figures.bytes.add(bytes);
+                match event.activity {
+                    Activity::Wait => figures.waiting_us += us,
+                    Activity::Select => figures.selection_us += us,
+                    _ => {}
+                }
+            }
+        }
+        if run.attention == AttentionPolicy::Full {
+            steps.values_mut().for_each(|step| step.bytes.miss = step.full_streaming_bytes);
+        }
+        let mut decode_bytes = Traffic::default();
+        steps.values().for_each(|step| decode_bytes.add(step.bytes));
+        let full: u64 = steps.values().map(|step| step.full_streaming_bytes).sum();
+        let of = |activity: Activity, events: &[Event]| {
+            percentiles(events.iter().filter(|event| event.activity == activity).map(microseconds))
+        };
+        let blocks = |count: fn(&Event) -> u32| {
+            indexer.iter().map(|event| u64::from(count(event))).sum::<u64>()
+        };
+        let hits = blocks(|event| event.detail.hit_blocks);
+        let misses = blocks(|event| event.detail.miss_blocks);
+        Self {
+            modelled_link: true,
+            prefill_bytes: worker
+                .iter()
+                .filter(|event| event.activity == Activity::Prefill)
+                .map(|event| event.detail.bytes)
+                .sum(),
+            share_of_full_streaming: ratio(decode_bytes.total(), full).unwrap_or(0.0),
+            hit_rate: ratio(hits, hits + misses),
+            decode_bytes,
+            step_us: of(Activity::Step, worker),
+            selection_us: of(Activity::Select, indexer),
+            waiting_us: of(Activity::Wait, worker),
+            steps: steps.into_values().collect(),
+            layers: layers.into_values().collect(),
+            run,
+        }
+    }
+}
+
+/// What an event made travel.
+fn traffic(event: &Event) -> Traffic {
+    let mut traffic = Traffic::default();
+    let bytes = event.detail.bytes;
+    match event.activity {
+        Activity::Select => {
+            let blocks = u64::from(event.detail.miss_blocks);
+            let block_bytes = bytes.checked_div(blocks).unwrap_or(0);
+            traffic.miss = bytes;
+            traffic.repair = if event.detail.repaired { bytes } else { 0 };
+            traffic.hit = u64::from(event.detail.hit_blocks) * block_bytes;
+        }
+        Activity::Append => traffic.append = bytes,
+        Activity::Query => traffic.query = bytes,
+        _ => {}
+    }
+    traffic
+}
+
+#[expect(clippy::cast_precision_loss, reason = "times and bytes become figures of a few digits")]
+fn microseconds(event: &Event) -> f64 {
+    event.ended_ns.saturating_sub(event.began_ns) as f64 / 1e3
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts become ratios of a few digits")]
+fn ratio(part: u64, whole: u64) -> Option<f64> {
+    (whole > 0).then(|| part as f64 / whole as f64)
+}
+
+fn percentiles(times: impl Iterator<Item = f64>) -> Option<Percentiles> {
+    let mut sorted: Vec<f64> = times.collect();
+    sorted.sort_unstable_by(f64::total_cmp);
+    let last = sorted.len().checked_sub(1)?;
+    let at = |percent: usize| sorted[last * percent / 100];
+    Some(Percentiles {
+        count: sorted.len(),
+        p50: at(50),
+        p90: at(90),
+        p99: at(99),
+        max: sorted[last],
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use hindsight_protocol::profile::Detail;
+
+    use super::*;
+
+    fn event(activity: Activity, began_ns: u64, ended_ns: u64, detail: Detail) -> Event {
+        Event { activity, began_ns, ended_ns, detail }
+    }
+
+    fn run() -> ProfiledRun {
+        ProfiledRun {
+            model: "tiny".to_owned(),
+            attention: AttentionPolicy::Lfps,
+            top_k: 8,
+            prompt_tokens: 100,
+            token_bytes: 64,
+            weight_bytes: 0,
+        }
+    }
+
+    #[test]
+    fn bytes_are_summed_by_reason_step_and_layer() {
+        let at = |position, layer| Detail { position, layer: Some(layer), ..Detail::default() };
+        let mut worker = Vec::new();
+        let mut indexer = Vec::new();
+        for position in 100..103 {
+            for layer in 0..2 {
+                let append = Detail { bytes: 32, ..at(position, layer) };
+                let query = Detail { bytes: 16, ..at(position, layer) };
+                worker.push(event(Activity::Append, 0, 1000, append));
+                worker.push(event(Activity::Query, 0, 1000, query));
+                worker.push(event(Activity::Wait, 0, 2000, at(position, layer)));
+                let select = Detail {
+                    bytes: 400,
+                    hit_blocks: 6,
+                    miss_blocks: 2,
+                    repaired: layer == 1,
+                    ..at(position, layer)
+                };
+                indexer.push(event(Activity::Select, 0, 3000, select));
+            }
+            let step = Detail { position, ..Detail::default() };
+            worker.push(event(Activity::Step, 0, 10_000, step));
+        }
+        let prompt = Detail { bytes: 6400, ..Detail::default() };
+        worker.push(event(Activity::Prefill, 0, 1, prompt));
+        // What is not part of a decode step does not count as one's traffic.
+        indexer.push(event(Activity::Learn, 0, 1, at(0, 0)));
+        let summary = Summary::new(run(), &Recorded { worker, indexer });
+        assert_eq!(summary.prefill_bytes, 6400);
+        let expected = Traffic { miss: 2400, repair: 1200, append: 192, query: 96, hit: 7200 };
+        assert_eq!(summary.decode_bytes, expected);
+        assert_eq!(summary.decode_bytes.total(), 2688);
+        let full = 64 * (101 + 102 + 103);
+        assert!((summary.share_of_full_streaming - 2688.0 / f64::from(full)).abs() < 1e-12);
+        assert!((summary.hit_rate.unwrap() - 0.75).abs() < 1e-12);
+        assert_eq!(summary.steps.len(), 3);
+        assert!(summary.steps.iter().all(|step| step.bytes.miss == 800 && step.waiting_us == 4.0));
+        assert_eq!(summary.layers[1].bytes.repair, 1200);
+        let selection = summary.selection_us.unwrap();
+        assert_eq!((selection.count, selection.p50, selection.max), (6, 3.0, 3.0));
+    }
+
+    #[test]
+    fn a_run_without_steps_has_no_percentiles() {
+        let empty = Recorded { worker: Vec::new(), indexer: Vec::new() };
+        let summary = Summary::new(run(), &empty);
+        assert!(summary.step_us.is_none() && summary.hit_rate.is_none());
+        assert_eq!(summary.share_of_full_streaming, 0.0);
+    }
+}
