@@ -50,6 +50,8 @@ pub(super) fn lines(across: &str, upwards: &str, lines: &[Line]) -> Result<Strin
         chart
             .configure_mesh()
             .light_line_style(TRANSPARENT)
+            .x_label_formatter(&|x| plain(*x, most - least))
+            .y_label_formatter(&|y| plain(*y, highest))
             .x_desc(across)
             .y_desc(upwards)
             .draw()?;
@@ -91,7 +93,14 @@ pub(super) fn heat_map(
             .x_label_area_size(40)
             .y_label_area_size(72)
             .build_cartesian_2d(columns.clone(), low - 0.5..high + 0.5)?;
-        chart.configure_mesh().disable_mesh().x_desc(across).y_desc(upwards).draw()?;
+        chart
+            .configure_mesh()
+            .disable_mesh()
+            .x_label_formatter(&|x| plain(*x, columns.end - columns.start))
+            .y_label_formatter(&|y| plain(*y, high - low))
+            .x_desc(across)
+            .y_desc(upwards)
+            .draw()?;
         chart.draw_series(rows.iter().flat_map(|(row, values)| {
             values.iter().enumerate().map(move |(column, value)| {
                 let from = (columns.start + column as f64 * width, f64::from(*row) - 0.5);
@@ -117,6 +126,7 @@ pub(super) fn timeline(across: &str, rows: &[&str], bars: &[Bar]) -> Result<Stri
             .configure_mesh()
             .disable_y_mesh()
             .light_line_style(TRANSPARENT)
+            .x_label_formatter(&|x| plain(*x, to - from))
             .y_labels(count)
             .y_label_formatter(&|at| row_name(rows, *at))
             .x_desc(across)
@@ -151,6 +161,12 @@ fn svg(
         area.present()?;
     }
     Ok(out)
+}
+
+/// A number on an axis of a given length.
+fn plain(number: f64, length: f64) -> String {
+    let decimals = if length < 3.0 { 1 } else { 0 };
+    format!("{number:.decimals$}")
 }
 
 /// The smallest and the largest, a little apart.
