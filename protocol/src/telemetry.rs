@@ -190,16 +190,22 @@ impl TelemetryPage {
         format!("/{PREFIX}{pid}")
     }
 
+    /// The processes that have a page, in no order; none where named memory cannot be listed.
+    #[must_use]
+    pub fn pids() -> Vec<u32> {
+        let Ok(names) = std::fs::read_dir("/dev/shm") else { return Vec::new() };
+        names
+            .flatten()
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .filter_map(|name| name.strip_prefix(PREFIX)?.parse().ok())
+            .collect()
+    }
+
     /// Removes the names of pages whose runs ended without being able to: every process of them was killed at once.
     ///
     /// Where named memory cannot be listed, nothing is removed.
     pub fn sweep() {
-        let Ok(names) = std::fs::read_dir("/dev/shm") else { return };
-        for name in names.flatten().filter_map(|entry| entry.file_name().into_string().ok()) {
-            let Some(pid) = name.strip_prefix(PREFIX).and_then(|pid| pid.parse::<u32>().ok())
-            else {
-                continue;
-            };
+        for pid in Self::pids() {
             if !std::fs::exists(format!("/proc/{pid}")).unwrap_or(true) {
                 Self::remove(&Self::name_of(pid));
             }

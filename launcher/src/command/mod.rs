@@ -6,6 +6,7 @@ pub mod doctor;
 pub mod eval;
 pub mod index_arguments;
 mod interrupt;
+pub mod metrics;
 mod output;
 pub mod profile;
 pub mod pull;
@@ -14,6 +15,7 @@ pub mod run;
 mod runtime;
 mod session;
 mod setup;
+pub mod top;
 pub mod topology;
 pub mod trace;
 
@@ -45,6 +47,8 @@ Exit codes:
 enum Command {
     Run(Box<run::RunArguments>),
     Profile(profile::ProfileArguments),
+    Top(top::TopArguments),
+    Metrics(metrics::MetricsArguments),
     Pull(pull::PullArguments),
     Replay(replay::ReplayArguments),
     Trace(trace::TraceArguments),
@@ -69,7 +73,8 @@ impl Cli {
     pub fn json(&self) -> bool {
         match &self.command {
             Command::Run(arguments) => arguments.json(),
-            Command::Profile(_) => false,
+            Command::Profile(_) | Command::Metrics(_) => false,
+            Command::Top(arguments) => arguments.json,
             Command::Pull(arguments) => arguments.json,
             Command::Replay(arguments) => arguments.json,
             Command::Trace(arguments) => arguments.json(),
@@ -89,6 +94,8 @@ impl Cli {
         let done = match self.command {
             Command::Run(arguments) => run::run(*arguments),
             Command::Profile(arguments) => return profile::run(&arguments),
+            Command::Top(arguments) => top::run(&arguments),
+            Command::Metrics(arguments) => metrics::run(&arguments),
             Command::Pull(arguments) => pull::run(&arguments),
             Command::Replay(arguments) => replay::run(&arguments),
             Command::Trace(arguments) => trace::run(&arguments),

@@ -10,4 +10,5 @@ pub mod replay;
 pub mod run;
 pub mod speed;
 pub mod spread;
+pub mod top;
 pub mod topology;
