@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! ┌ header ┬ query ring ┬ selection ring ┬ block tables ┬ pad ┬ slab 0 ┬ slab 1 ┬ … ┐
-//! └ 4 KiB  ┴            ┴                ┴              ┴     ┴ KV region, 2 MiB aligned ┘
+//! └ 4 KiB  ┴            ┴                ┴              ┴     ┴ KV region, 2 MiB aligned at both ends ┘
 //! slab  = for each layer, for each KV head: one extent
 //! extent = SLAB_TOKENS / block_tokens blocks, one after the other in the order of the text
 //! block  = K [block_tokens, head_dim], then V [block_tokens, head_dim], 16-bit floats
@@ -24,7 +24,8 @@ pub const MAGIC: [u8; 8] = *b"HINDSGHT";
 pub const VERSION: u32 = 1;
 
 const PAGE: usize = 4096;
-const HUGE_PAGE: usize = 2 << 20;
+/// The KV region begins and ends at multiples of it.
+pub(super) const HUGE_PAGE: usize = 2 << 20;
 /// Query records in flight: enough for a burst of prompt queries.
 const QUERY_SLOTS: u32 = 64;
 /// Selection records in flight: the worker attends to one KV head while the indexer is at the next.
@@ -99,7 +100,8 @@ impl Layout {
         let tables_end = tables_offset.checked_add(table_bytes(slabs)?)?;
         let kv_offset = align_up(tables_end, HUGE_PAGE)?;
         let slab_bytes = geometry.token_bytes().checked_mul(SLAB_TOKENS)?;
-        let total_bytes = kv_offset.checked_add(slab_bytes.checked_mul(slabs as usize)?)?;
+        let kv_end = kv_offset.checked_add(slab_bytes.checked_mul(slabs as usize)?)?;
+        let total_bytes = align_up(kv_end, HUGE_PAGE)?;
         if total_bytes > isize::MAX as usize {
             return None;
         }
@@ -309,7 +311,8 @@ mod tests {
         assert!(layout.tables_offset + table_bytes(layout.slabs).unwrap() <= layout.kv_offset);
         assert_eq!(layout.kv_offset % HUGE_PAGE, 0);
         assert_eq!(layout.kv_bytes(), 8192 * 23_040);
-        assert_eq!(layout.total_bytes, layout.kv_offset + layout.kv_bytes());
+        let kv_end = layout.kv_offset + layout.kv_bytes();
+        assert_eq!(layout.total_bytes, kv_end.next_multiple_of(HUGE_PAGE));
     }
 
     #[test]

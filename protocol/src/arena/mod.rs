@@ -2,6 +2,7 @@
 
 mod block_table;
 pub mod layout;
+mod memory;
 mod segment;
 mod view;
 mod writer;
@@ -12,6 +13,7 @@ use zerocopy::FromBytes;
 
 pub use block_table::{BlockTables, TableError, TableOwner};
 pub use layout::{ArenaConfig, Layout, LayoutError, MAX_SEQUENCES, SLAB_TOKENS};
+pub use memory::{ArenaMemory, NodePolicy, Pages};
 pub use segment::Segment;
 pub use view::HeadBlocks;
 pub use writer::KvWriter;
@@ -39,6 +41,14 @@ pub enum ArenaError {
         /// The kernel's error.
         source: rustix::io::Errno,
     },
+    /// The kernel does not give memory of a node.
+    #[error("memory of node {node} cannot be had for the arena: {source}")]
+    Placement {
+        /// The node.
+        node: u32,
+        /// The kernel's error.
+        source: rustix::io::Errno,
+    },
     /// The file is no arena of ours.
     #[error("the arena's {field} is {found}, but this build expects {expected}")]
     Mismatch {
@@ -58,22 +68,41 @@ pub struct Arena {
     control: Mapping,
     kv: Mapping,
     layout: Layout,
+    /// Whether slabs are taken in pages that are joined to huge ones.
+    joined: bool,
 }
 
 impl Arena {
-    /// Makes a new arena. Memory is taken slab by slab, when a sequence grows.
+    /// Makes a new arena in ordinary memory. It is taken slab by slab, when a sequence grows.
     ///
     /// # Errors
     /// [`ArenaError::Layout`] or [`ArenaError::System`].
     pub fn create(config: ArenaConfig) -> Result<Self, ArenaError> {
+        Self::create_in(config, ArenaMemory::default())
+    }
+
+    /// As [`Self::create`], in memory of the caller's choice.
+    ///
+    /// # Errors
+    /// [`ArenaError::Layout`] or [`ArenaError::System`], in particular if there is no such node or there are too few such
+    /// pages.
+    pub fn create_in(config: ArenaConfig, memory: ArenaMemory) -> Result<Self, ArenaError> {
         let layout = Layout::new(config)?;
         let bytes = layout.total_bytes();
-        let segment = Segment::create(bytes).map_err(|source| ArenaError::System {
-            action: "create",
-            bytes,
-            source,
-        })?;
-        let arena = Self::map(segment, layout)?;
+        let system = |action| move |source| ArenaError::System { action, bytes, source };
+        let segment = Segment::create(bytes, memory.pages).map_err(system("create"))?;
+        let mut arena = Self::map(segment, layout)?;
+        if let Some(policy) = memory.node {
+            for mapping in [&arena.control, &arena.kv] {
+                let placed = mapping.set_policy(policy);
+                placed.map_err(|source| ArenaError::Placement { node: policy.node(), source })?;
+            }
+        }
+        // Touching a page of which there is none left would end the process.
+        arena.segment.populate(0, layout.kv_offset()).map_err(system("take memory for"))?;
+        if memory.pages == Pages::Joined {
+            arena.join_pages();
+        }
         let header = Header::of(&layout);
         let target = arena.control.range(0, size_of::<Header>()).cast::<Header>();
         // SAFETY: the range lies inside the control mapping, is page aligned, and no peer has joined yet.
@@ -104,11 +133,11 @@ impl Arena {
                 .copy_to_nonoverlapping(copy.as_mut_ptr(), copy.len());
         }
         let header = Header::read_from_bytes(&copy).expect("the copy is as long as a header");
-        let layout = Self::check(&header, bytes)?;
+        let layout = Self::check(&header, bytes, segment.granule())?;
         Self::map(segment, layout)
     }
 
-    fn check(header: &Header, bytes: usize) -> Result<Layout, ArenaError> {
+    fn check(header: &Header, bytes: usize, granule: usize) -> Result<Layout, ArenaError> {
         if header.magic != layout::MAGIC {
             let text = |magic: [u8; 8]| magic.escape_ascii().to_string();
             return Err(mismatch("magic", text(header.magic), text(layout::MAGIC)));
@@ -120,9 +149,12 @@ impl Arena {
             .config()
             .ok_or_else(|| mismatch("element type", header.dtype, "1 (f16) or 2 (bf16)"))?;
         let layout = Layout::new(config)?;
-        if bytes != layout.total_bytes() || header.total_bytes != bytes as u64 {
+        // Reserved huge pages are not cut: the file may be longer by less than one of them.
+        let total = layout.total_bytes();
+        let fits = total.checked_next_multiple_of(granule) == Some(bytes);
+        if !fits || header.total_bytes != total as u64 {
             let found = format!("{bytes} (its header says {})", header.total_bytes);
-            return Err(mismatch("size", found, layout.total_bytes()));
+            return Err(mismatch("size", found, total));
         }
         if header.fingerprint != layout.fingerprint() {
             let hex = |number: u64| format!("{number:#018x}");
@@ -138,7 +170,7 @@ impl Arena {
         let control = segment.map(0, layout.kv_offset(), Access::Write).map_err(system)?;
         let kv =
             segment.map(layout.kv_offset(), layout.kv_bytes(), Access::Read).map_err(system)?;
-        Ok(Self { segment, control, kv, layout })
+        Ok(Self { segment, control, kv, layout, joined: false })
     }
 
     /// Offsets and sizes.
@@ -211,13 +243,27 @@ impl Arena {
         Ok(KvWriter::new(mapping, self.layout))
     }
 
-    /// Takes memory for a slab from the calling thread's node.
+    /// Has slabs taken from now on in pages that are joined to huge ones, as in an arena made with [`Pages::Joined`].
+    pub const fn join_pages(&mut self) {
+        self.joined = true;
+    }
+
+    /// Takes memory for a slab: from the arena's node, or else from the calling thread's.
     ///
     /// # Errors
     /// [`ArenaError::System`], in particular when the machine or its control group has no memory left.
     pub fn populate_slab(&self, slab: u32) -> Result<(), ArenaError> {
         let (offset, length) = self.slab_range(slab);
-        self.segment.populate(offset, length).map_err(|source| ArenaError::System {
+        let taken = if self.joined {
+            // Huge pages that it shares with its neighbours are taken whole.
+            let start = offset / layout::HUGE_PAGE * layout::HUGE_PAGE;
+            let end = (offset + length).next_multiple_of(layout::HUGE_PAGE);
+            let mapping = self.segment.map(start, end - start, Access::Write);
+            mapping.and_then(|mapping| mapping.populate_joined())
+        } else {
+            self.segment.populate(offset, length)
+        };
+        taken.map_err(|source| ArenaError::System {
             action: "take memory for",
             bytes: self.layout.total_bytes(),
             source,
@@ -304,12 +350,44 @@ mod tests {
 
     #[test]
     fn a_file_that_is_no_arena_is_refused() {
-        let empty = Segment::create(16).unwrap();
+        let empty = Segment::create(16, Pages::Small).unwrap();
         let joined = Arena::attach(empty.as_fd().try_clone_to_owned().unwrap());
         assert!(matches!(joined, Err(ArenaError::Mismatch { field: "size", .. })));
-        let zeros = Segment::create(8192).unwrap();
+        let zeros = Segment::create(8192, Pages::Small).unwrap();
         let joined = Arena::attach(zeros.as_fd().try_clone_to_owned().unwrap());
         assert!(matches!(joined, Err(ArenaError::Mismatch { field: "magic", .. })));
+    }
+
+    #[test]
+    fn slabs_of_joined_pages_begin_as_zeros_and_keep_what_their_neighbours_hold() {
+        let mut arena = Arena::create(config()).unwrap();
+        arena.join_pages();
+        arena.populate_slab(0).unwrap();
+        let mut writer = arena.writer().unwrap();
+        assert!(writer.write(&[0], 1, 1, 1023, &[3.0; 32], &[4.0; 32]));
+        arena.populate_slab(1).unwrap();
+        let bits = half::f16::from_f32(3.0).to_bits();
+        assert_eq!(arena.head(&[0], 1, 1, 1024).key(1023), [bits; 32]);
+        assert_eq!(arena.head(&[1], 0, 0, 1).key(0), [0; 32]);
+    }
+
+    /// Most machines have no huge pages to spare: then the arena is refused, and nothing is touched that is not there.
+    #[test]
+    fn an_arena_in_reserved_huge_pages_works_or_is_refused() {
+        for size in [2 << 20, 1 << 30] {
+            let memory = ArenaMemory { node: None, pages: Pages::Reserved(size) };
+            let Ok(arena) = Arena::create_in(config(), memory) else { continue };
+            let joined = Arena::attach(descriptor(&arena)).unwrap();
+            assert_eq!(joined.layout(), arena.layout());
+            if joined.populate_slab(1).is_err() {
+                continue;
+            }
+            let mut writer = arena.writer().unwrap();
+            assert!(writer.write(&[1], 1, 1, 1023, &[3.0; 32], &[4.0; 32]));
+            let bits = half::f16::from_f32(3.0).to_bits();
+            assert_eq!(joined.head(&[1], 1, 1, 1024).key(1023), [bits; 32]);
+            joined.release_slab(1).unwrap();
+        }
     }
 
     #[test]

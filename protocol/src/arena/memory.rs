@@ -1,0 +1,144 @@
+//! Where an arena's memory comes from, and in pages of which size.
+
+use rustix::io;
+use rustix::mm::Advice;
+
+use super::segment::Mapping;
+
+/// The node that memory comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NodePolicy {
+    /// This node and no other: where it has none left, memory cannot be had.
+    Bind(u32),
+    /// This node, as long as it has any left.
+    Prefer(u32),
+}
+
+impl NodePolicy {
+    /// The node.
+    #[must_use]
+    pub const fn node(self) -> u32 {
+        match self {
+            Self::Bind(node) | Self::Prefer(node) => node,
+        }
+    }
+}
+
+/// Pages of an arena.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Pages {
+    /// The machine's ordinary pages.
+    #[default]
+    Small,
+    /// Ordinary pages that the kernel is asked to join to huge ones (2 MiB on x86-64) whenever a slab is taken. Those that
+    /// it does not join stay small.
+    Joined,
+    /// Huge pages of this many bytes that somebody has reserved.
+    Reserved(usize),
+}
+
+/// Where an arena's memory comes from, and in pages of which size.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ArenaMemory {
+    /// The node; by default that of the core which touches a page first.
+    pub node: Option<NodePolicy>,
+    /// The pages.
+    pub pages: Pages,
+}
+
+/// Nodes that a mask has room for; no kernel has more.
+const MAX_NODES: usize = 1024;
+const WORD_BITS: usize = libc::c_ulong::BITS as usize;
+
+impl Mapping {
+    /// Has the memory behind this mapping come from a node from now on, in whichever process it is touched: shared memory
+    /// keeps its policy with the file. What is there already stays where it is.
+    ///
+    /// # Errors
+    /// The kernel's: `EINVAL` if there is no such node or this process may not use it, `EPERM` where a sandbox forbids it.
+    pub(super) fn set_policy(&self, policy: NodePolicy) -> io::Result<()> {
+        let mode = match policy {
+            NodePolicy::Bind(_) => libc::MPOL_BIND,
+            NodePolicy::Prefer(_) => libc::MPOL_PREFERRED,
+        };
+        let node = policy.node() as usize;
+        let mut mask: [libc::c_ulong; MAX_NODES / WORD_BITS] = [0; _];
+        let word = mask.get_mut(node / WORD_BITS).ok_or(io::Errno::INVAL)?;
+        *word |= 1 << (node % WORD_BITS);
+        let (address, length) = self.span();
+        // SAFETY: the address and length are those of a live mapping, of which no byte changes; the mask is as long as
+        // said: the kernel takes one off the number of its bits.
+        let status = unsafe {
+            libc::syscall(libc::SYS_mbind, address, length, mode, mask.as_ptr(), MAX_NODES + 1, 0)
+        };
+        if status == 0 { Ok(()) } else { Err(errno()) }
+    }
+
+    /// Takes memory for the whole mapping, and joins it to huge pages as far as the kernel can.
+    ///
+    /// # Errors
+    /// The kernel's, if there is not enough memory. Pages that stay small are no error.
+    pub(super) fn populate_joined(&self) -> io::Result<()> {
+        let (address, length) = self.span();
+        // SAFETY: advice changes no byte of the mapping. A kernel that refuses has no huge pages of this kind.
+        let _ = unsafe { rustix::mm::madvise(address, length, Advice::LinuxHugepage) };
+        // SAFETY: as above; the mapping is writable, and untouched pages begin as zeros.
+        unsafe { rustix::mm::madvise(address, length, Advice::LinuxPopulateWrite) }?;
+        // SAFETY: as above: joined pages hold what the small ones held. What cannot be joined stays as it is.
+        let _ = unsafe { libc::madvise(address, length, libc::MADV_COLLAPSE) };
+        Ok(())
+    }
+}
+
+fn errno() -> io::Errno {
+    io::Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(io::Errno::INVAL)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::segment::{Access, Segment};
+    use super::*;
+
+    const HUGE: usize = 2 << 20;
+
+    fn line(mapping: &Mapping) -> String {
+        let start = format!("{:x} ", mapping.span().0 as usize);
+        let maps = std::fs::read_to_string("/proc/self/numa_maps").unwrap();
+        maps.lines().find(|line| line.starts_with(&start)).unwrap().to_owned()
+    }
+
+    #[test]
+    fn memory_comes_from_the_node_that_was_named_whoever_touches_it() {
+        let segment = Segment::create(HUGE, Pages::Small).unwrap();
+        let first = segment.map(0, HUGE, Access::Write).unwrap();
+        first.set_policy(NodePolicy::Bind(0)).unwrap();
+        let second = segment.map(0, HUGE, Access::Write).unwrap();
+        segment.populate(0, HUGE).unwrap();
+        // SAFETY: the byte lies inside the mapping.
+        unsafe { second.range(0, 1).as_ptr().write_volatile(1) };
+        let line = line(&second);
+        assert!(line.contains("bind:0") && line.contains("N0="), "{line}");
+        first.set_policy(NodePolicy::Prefer(0)).unwrap();
+    }
+
+    #[test]
+    fn a_node_that_does_not_exist_is_refused() {
+        let segment = Segment::create(HUGE, Pages::Small).unwrap();
+        let mapping = segment.map(0, HUGE, Access::Write).unwrap();
+        for node in [1023, 1024, u32::MAX] {
+            assert_eq!(mapping.set_policy(NodePolicy::Bind(node)), Err(io::Errno::INVAL));
+        }
+    }
+
+    #[test]
+    fn joined_pages_hold_what_small_ones_held() {
+        let segment = Segment::create(2 * HUGE, Pages::Joined).unwrap();
+        let mapping = segment.map(0, 2 * HUGE, Access::Write).unwrap();
+        let byte = mapping.range(HUGE + 5000, 1).as_ptr();
+        // SAFETY: the byte lies inside the mapping, which nothing else uses.
+        unsafe { byte.write_volatile(7) };
+        mapping.populate_joined().unwrap();
+        // SAFETY: as above.
+        assert_eq!(unsafe { byte.read_volatile() }, 7);
+    }
+}
