@@ -49,8 +49,16 @@ fn start(control: &mut UnixStream, arena: OwnedFd) -> Result<(), Failure> {
     let Some(message) = codec::read::<Message>(control).map_err(Failure::internal)? else {
         return Ok(());
     };
-    let ToIndexer::Start { core, shares_core, epoch, cache_blocks, parameters, telemetry, profile } =
-        message
+    let ToIndexer::Start {
+        core,
+        shares_core,
+        epoch,
+        cache_blocks,
+        join_pages,
+        parameters,
+        telemetry,
+        profile,
+    } = message
     else {
         return Err(Failure::internal("the first message is not a start"));
     };
@@ -61,7 +69,10 @@ fn start(control: &mut UnixStream, arena: OwnedFd) -> Result<(), Failure> {
     }
     let ended = listen(control.try_clone().map_err(Failure::internal)?, telemetry.clone());
     parameters.validate().map_err(|error| Failure::new("index_parameters", error))?;
-    let arena = Arena::attach(arena).map_err(Failure::internal)?;
+    let mut arena = Arena::attach(arena).map_err(Failure::internal)?;
+    if join_pages {
+        arena.join_pages();
+    }
     let telemetry = TelemetryPage::open(&telemetry).map_err(Failure::internal)?;
     let ready = FromIndexer::Ready {
         cores: placement::allowed_cores(),

@@ -4,15 +4,18 @@ use std::path::PathBuf;
 
 use hindsight_cpu_indexer::parameters::IndexParameters;
 use hindsight_gpu_worker::model::ModelConfig;
-use hindsight_protocol::arena::ArenaConfig;
+use hindsight_protocol::arena::{ArenaConfig, Layout};
 use hindsight_protocol::geometry::Geometry;
 
 use super::run::arguments::MachineArguments;
 use crate::error::{Error, Exit};
 use crate::models::{GgufFile, Tokenizer};
-use crate::plan::MemoryPlan;
+use crate::plan::{ArenaRequest, MemoryPlan};
 use crate::supervise::Settings;
-use crate::topology::{Request, Root, Topology, memory};
+use crate::topology::{Root, Topology, memory};
+
+/// There where the kernel can join pages to huge ones.
+const TRANSPARENT_HUGE_PAGES: &str = "sys/kernel/mm/transparent_hugepage";
 
 /// A model file on this machine.
 #[derive(Debug)]
@@ -54,14 +57,29 @@ pub(super) fn settings(
     let root = Root::machine();
     MemoryPlan { model_bytes, token_bytes: geometry.token_bytes() as u64, tokens: capacity_tokens }
         .check(memory::available(&root))?;
-    let placement = Topology::read(&root)
-        .choose(Request { threads: machine.threads, indexer_core: machine.indexer_core })?;
+    let topology = Topology::read(&root);
+    let placement = topology.choose(&machine.request())?;
     let selected = selected_blocks(&index, &geometry, tokens);
     let cached = cache_blocks(selected, geometry.blocks(tokens));
     let number = |value: usize| u32::try_from(value).map_err(Error::internal);
+    let arena = ArenaConfig { geometry, capacity_tokens, max_selected_blocks: number(selected)? };
+    let layout =
+        Layout::new(arena).map_err(|error| Error::new(Exit::DoesNotFit, "arena", error))?;
+    let memory = ArenaRequest {
+        bytes: layout.total_bytes() as u64,
+        node: placement.arena_node.value,
+        indexer_node: topology
+            .core_of(placement.indexer_core.value)
+            .map_or(placement.arena_node.value, |(node, _)| node.id),
+        node_named: machine.arena_node.is_some(),
+        pages: machine.hugepages,
+        transparent: root.path(TRANSPARENT_HUGE_PAGES).exists(),
+    }
+    .decide(&topology)?;
     Ok(Settings {
         model: model.path.clone(),
-        arena: ArenaConfig { geometry, capacity_tokens, max_selected_blocks: number(selected)? },
+        arena,
+        memory,
         placement,
         cache_blocks: number(cached)?,
         index,

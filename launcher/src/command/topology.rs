@@ -51,7 +51,7 @@ struct Report<'t> {
 #[expect(clippy::print_stdout, reason = "this is the command's output")]
 pub fn run(arguments: &TopologyArguments) -> Result<(), Error> {
     let topology = Topology::read(&arguments.machine.root());
-    let choice = topology.choose(Request::default())?;
+    let choice = topology.choose(&Request::default())?;
     if arguments.json {
         let report = Report { topology: &topology, choice: &choice };
         println!("{}", serde_json::to_string(&report).map_err(Error::internal)?);

@@ -39,7 +39,7 @@ pub(super) fn room(root: &Root, topology: &Topology) -> Check {
 /// Whether the indexer has memory near it.
 pub(super) fn nodes(topology: &Topology) -> Check {
     const NAME: &str = "numa";
-    let Ok(choice) = topology.choose(Request::default()) else {
+    let Ok(choice) = topology.choose(&Request::default()) else {
         return Check::unknown(NAME, "no core is known to be usable");
     };
     let count = topology.nodes.len();

@@ -1,7 +1,9 @@
 //! What a run will need, worked out before anything is started.
 
+mod arena;
 mod context;
 mod memory;
 
+pub use arena::{ArenaRequest, PageWish};
 pub use context::{Context, ContextRequest};
 pub use memory::MemoryPlan;

@@ -4,6 +4,7 @@ pub mod bench;
 mod doctor;
 pub mod eval;
 pub mod eval_page;
+pub mod placement;
 pub mod plot;
 pub mod progress;
 pub mod replay;

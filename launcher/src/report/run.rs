@@ -8,6 +8,7 @@ use hindsight_protocol::telemetry::Telemetry;
 use indicatif::HumanBytes;
 use serde::Serialize;
 
+use crate::report::placement::PlacementReport;
 use crate::supervise::Role;
 
 /// What a run was made with.
@@ -83,6 +84,7 @@ pub struct RunReport {
     kv_overflows: u64,
     audit: AuditReport,
     indexer_core: Option<u32>,
+    placement: PlacementReport,
 }
 
 impl RunReport {
@@ -97,6 +99,7 @@ impl RunReport {
     #[expect(clippy::cast_precision_loss, reason = "counts become rates of a few digits")]
     pub fn new(
         setting: RunSetting,
+        placement: PlacementReport,
         generated: &Generated,
         token_ids: Vec<u32>,
         text: String,
@@ -145,6 +148,7 @@ impl RunReport {
                 [core] => Some(core),
                 _ => None,
             },
+            placement,
             stop_reason: generated.stop_reason,
             token_ids,
             text,
@@ -223,6 +227,7 @@ impl fmt::Display for RunReport {
                 self.audit.samples
             )?;
         }
+        write!(f, "{}", self.placement)?;
         if self.kv_overflows > 0 {
             writeln!(
                 f,

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use hindsight_protocol::control::codec::{self, CodecError};
 use rustix::io::{FdFlags, fcntl_setfd};
+use rustix::process::Pid;
+use rustix::thread::{CpuSet, sched_setaffinity};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -18,6 +20,7 @@ use tokio::process::{Child as Process, Command};
 use tokio::sync::mpsc;
 
 use crate::error::{Error, Exit};
+use crate::topology::CpuList;
 
 /// How long a child may take to end by itself.
 const GRACE: Duration = Duration::from_secs(2);
@@ -132,6 +135,22 @@ impl<In: DeserializeOwned + Send + 'static> Child<In> {
         let (sender, messages) = mpsc::unbounded_channel();
         tokio::spawn(forward(reader, sender));
         Ok(Self { role, pid, process, writer, messages })
+    }
+
+    /// Keeps the child, and the threads that it starts from now on, to these CPUs.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub(super) fn keep_to(&self, cpus: &CpuList) -> Result<(), Error> {
+        let mut set = CpuSet::new();
+        cpus.as_slice().iter().for_each(|&cpu| set.set(cpu as usize));
+        let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw);
+        // Without a process id the launcher itself would be kept to them.
+        let pid = pid.ok_or_else(|| Error::internal("the child has no process id"))?;
+        sched_setaffinity(Some(pid), &set).map_err(|error| {
+            let message = format!("cannot keep the {} to the CPUs {cpus}: {error}", self.role);
+            Error::new(Exit::Placement, "cpus_refused", message)
+        })
     }
 
     /// The child's process id.

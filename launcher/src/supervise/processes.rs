@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use hindsight_cpu_indexer::parameters::IndexParameters;
 use hindsight_gpu_worker::sampling::SamplingParameters;
-use hindsight_protocol::arena::{Arena, ArenaConfig};
+use hindsight_protocol::arena::{Arena, ArenaConfig, ArenaError, ArenaMemory, NodePolicy, Pages};
 use hindsight_protocol::control::messages::{
     Failure, FromIndexer, FromWorker, Generate, Generated, Score, ToIndexer, ToWorker,
 };
@@ -29,6 +29,8 @@ pub struct Settings {
     pub model: PathBuf,
     /// The arena to make.
     pub arena: ArenaConfig,
+    /// Where its memory comes from.
+    pub memory: ArenaMemory,
     /// Who runs where.
     pub placement: Choice,
     /// Blocks per (layer, KV head) that the worker's cache holds.
@@ -64,6 +66,7 @@ pub struct Processes {
     indexer: Child<FromIndexer>,
     telemetry: TelemetryPage,
     indexer_cores: Vec<u32>,
+    arena_refused: Option<String>,
 }
 
 impl Processes {
@@ -72,15 +75,15 @@ impl Processes {
     /// # Errors
     /// The system refuses memory or processes, or a child fails to start.
     pub async fn start(settings: Settings) -> Result<Self, Error> {
-        let arena = Arena::create(settings.arena)
-            .map_err(|error| Error::new(Exit::DoesNotFit, "arena", error))?;
+        let (arena, arena_refused) = create_arena(&settings)?;
         let telemetry = create_telemetry()?;
         // For weights in formats that candle multiplies: its threads, too, keep off the indexer's core.
         let candle =
             [("CANDLE_NUM_THREADS", settings.placement.worker_cpus.value.len().to_string())];
         let indexer = Child::start(Role::CpuIndexer, &arena, &[]).map_err(no_process)?;
         let worker = Child::start(Role::GpuWorker, &arena, &candle).map_err(no_process)?;
-        let mut processes = Self { worker, indexer, telemetry, indexer_cores: Vec::new() };
+        let mut processes =
+            Self { worker, indexer, telemetry, indexer_cores: Vec::new(), arena_refused };
         match processes.configure(settings).await {
             Ok(()) => Ok(processes),
             Err(error) => {
@@ -91,7 +94,10 @@ impl Processes {
     }
 
     async fn configure(&mut self, settings: Settings) -> Result<(), Error> {
-        let Settings { profile, model, placement, cache_blocks, index, .. } = settings;
+        let Settings { profile, model, placement, cache_blocks, index, memory, .. } = settings;
+        if let Some(cpus) = &placement.prefill_cpus {
+            self.worker.keep_to(cpus)?;
+        }
         let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
         let start: ToWorker<SamplingParameters> = ToWorker::Start {
             model,
@@ -108,6 +114,7 @@ impl Processes {
             core: placement.indexer_core.value,
             shares_core: placement.lends_core,
             epoch: FIRST_EPOCH,
+            join_pages: memory.pages == Pages::Joined,
             cache_blocks,
             parameters: index,
             telemetry: self.telemetry.name().to_owned(),
@@ -188,6 +195,12 @@ impl Processes {
         &self.indexer_cores
     }
 
+    /// Why the arena's memory does not come from the node that was chosen for it, if the system refused.
+    #[must_use]
+    pub fn arena_refused(&self) -> Option<&str> {
+        self.arena_refused.as_deref()
+    }
+
     /// Process ids by role.
     #[must_use]
     pub const fn pids(&self) -> [(Role, u32); 2] {
@@ -206,6 +219,30 @@ impl Processes {
         let _ = self.indexer.send(&ToIndexer::<IndexParameters>::Shutdown).await;
         tokio::join!(self.worker.end(), self.indexer.end());
     }
+}
+
+/// Makes the arena. A node that the user did not name is not insisted on: then memory comes from the node of whoever
+/// touches it, and the second part says why.
+fn create_arena(settings: &Settings) -> Result<(Arena, Option<String>), Error> {
+    let Settings { arena, memory, .. } = *settings;
+    match Arena::create_in(arena, memory) {
+        Ok(arena) => Ok((arena, None)),
+        Err(error @ ArenaError::Placement { .. }) => match memory.node {
+            Some(NodePolicy::Bind(_)) => Err(Error::new(Exit::Placement, "arena_node", error)
+                .with_hint("where a sandbox forbids it, allow it: docker run --cap-add SYS_NICE")),
+            _ => {
+                let memory = ArenaMemory { node: None, ..memory };
+                let arena = Arena::create_in(arena, memory).map_err(no_arena)?;
+                tracing::warn!(%error, "memory comes from the node of the core that touches it");
+                Ok((arena, Some(error.to_string())))
+            }
+        },
+        Err(error) => Err(no_arena(error)),
+    }
+}
+
+fn no_arena(error: ArenaError) -> Error {
+    Error::new(Exit::DoesNotFit, "arena", error)
 }
 
 /// Creates the telemetry page of this process. A page of that name can only be the remains of a dead process.

@@ -15,6 +15,7 @@ mod gpus;
 pub(crate) mod machine;
 pub mod memory;
 mod nodes;
+mod observed;
 mod root;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -24,12 +25,13 @@ mod tests;
 use serde::Serialize;
 
 pub use caches::Cache;
-pub use choice::{Choice, Chosen, Request};
+pub use choice::{Choice, Chosen, Placement, Request};
 pub use cores::Core;
 pub use cpu_list::{CpuList, CpuListError};
 pub use gpus::{Gpu, Link};
 pub use memory::MemoryLimit;
 pub use nodes::{HugePages, Node, huge_pages};
+pub use observed::{ArenaObserved, Observed};
 pub use root::Root;
 
 /// A machine as one of its processes sees it.

@@ -8,10 +8,17 @@ fn read(machine: &Machine) -> Topology {
     Topology::read(&Root::copy(machine.path().to_owned()))
 }
 
-const ANYWHERE: Request = Request { threads: None, indexer_core: None };
+const ANYWHERE: Request = Request {
+    threads: None,
+    indexer_core: None,
+    indexer_node: None,
+    worker_cpus: None,
+    arena_node: None,
+    placement: Placement::Auto,
+};
 
 fn choice(machine: &Machine, request: Request) -> Choice {
-    read(machine).choose(request).unwrap()
+    read(machine).choose(&request).unwrap()
 }
 
 /// Indexer's core, worker's CPUs, arena's node.
@@ -82,7 +89,7 @@ fn a_node_without_memory_keeps_no_arena() {
     let machine = Machine::node_without_memory();
     assert_eq!(placed(&machine, ANYWHERE), (3, "0-2,4-7".to_owned(), 0));
     let named = Request { indexer_core: Some(6), ..ANYWHERE };
-    assert_eq!(placed(&machine, named), (6, "0-5,7".to_owned(), 0));
+    assert_eq!(placed(&machine, named.clone()), (6, "0-5,7".to_owned(), 0));
     let reason = choice(&machine, named).arena_node.reason;
     assert!(reason.contains("node 1 has no memory"), "{reason}");
 }
@@ -124,16 +131,20 @@ fn the_only_core_is_shared_with_the_worker() {
     machine.allow("6", "0");
     assert_eq!(placed(&machine, ANYWHERE), (6, "6".to_owned(), 0));
     machine.allow("6-7", "0");
-    let two = Request { threads: Some(2), ..ANYWHERE };
-    assert_eq!(placed(&machine, two), (6, "7".to_owned(), 0));
+    assert_eq!(placed(&machine, ANYWHERE), (6, "7".to_owned(), 0));
+    let one = Request { threads: Some(1), ..ANYWHERE };
+    assert_eq!(placed(&machine, one), (6, "6".to_owned(), 0));
 }
 
 #[test]
-fn the_indexers_core_is_lent_if_the_worker_has_one_of_its_own() {
-    let machine = Machine::laptop();
-    assert_eq!(choice(&machine, ANYWHERE).lent_core(), Some(14));
-    let one = Request { threads: Some(1), ..ANYWHERE };
-    assert_eq!(choice(&machine, one).lent_core(), None);
+fn the_indexers_core_is_lent_to_a_worker_that_has_one_of_its_own_and_chose_none() {
+    let machine = Machine::two_socket_xeon();
+    let lent = |request| choice(&machine, request).lent_core();
+    assert_eq!(lent(ANYWHERE), Some(14));
+    assert_eq!(lent(Request { placement: Placement::SameNode, ..ANYWHERE }), Some(14));
+    assert_eq!(lent(Request { placement: Placement::SeparateNode, ..ANYWHERE }), None);
+    assert_eq!(lent(Request { threads: Some(1), ..ANYWHERE }), None);
+    assert_eq!(lent(Request { worker_cpus: Some("0-3".parse().unwrap()), ..ANYWHERE }), None);
 }
 
 #[test]
@@ -144,11 +155,65 @@ fn cores_and_threads_that_do_not_exist_are_refused_with_those_that_do() {
         Request { threads: Some(0), ..ANYWHERE },
         Request { threads: Some(4), ..ANYWHERE },
     ] {
-        let error = topology.choose(request).unwrap_err();
+        let error = topology.choose(&request).unwrap_err();
         assert_eq!(error.exit, Exit::Placement);
         assert!(error.hint.unwrap().contains("3,5,19"));
     }
     let nothing = tempfile::tempdir().unwrap();
     let nowhere = Topology::read(&Root::copy(nothing.path().to_owned()));
-    assert_eq!(nowhere.choose(ANYWHERE).unwrap_err().kind, "no_cores");
+    assert_eq!(nowhere.choose(&ANYWHERE).unwrap_err().kind, "no_cores");
+}
+
+#[test]
+fn a_node_that_is_named_has_the_indexer_and_its_arena() {
+    let machine = Machine::two_socket_xeon();
+    let named = Request { indexer_node: Some(1), ..ANYWHERE };
+    assert_eq!(placed(&machine, named), (15, "0-14".to_owned(), 1));
+    let apart = Request { indexer_node: Some(1), arena_node: Some(0), ..ANYWHERE };
+    assert_eq!(placed(&machine, apart), (15, "0-14".to_owned(), 0));
+}
+
+#[test]
+fn indexer_and_worker_share_a_node_or_have_one_each() {
+    let machine = Machine::two_socket_xeon();
+    let same = Request { placement: Placement::SameNode, ..ANYWHERE };
+    assert_eq!(placed(&machine, same), (14, "0,2,4,6,8,10,12".to_owned(), 0));
+    let separate = Request { placement: Placement::SeparateNode, ..ANYWHERE };
+    let choice = choice(&machine, separate);
+    assert_eq!(choice.indexer_core.value, 14);
+    assert_eq!(choice.worker_cpus.value.to_string(), "1,3,5,7,9,11,13,15");
+    assert_eq!(choice.prefill_threads, 8);
+    assert_eq!(choice.prefill_cpus.unwrap().len(), 16);
+}
+
+#[test]
+fn cpus_that_the_worker_has_by_name_are_not_the_indexers() {
+    let machine = Machine::laptop();
+    let named = |cpus: &str| Request { worker_cpus: Some(cpus.parse().unwrap()), ..ANYWHERE };
+    assert_eq!(placed(&machine, named("10-15")), (8, "10-15".to_owned(), 0));
+    assert_eq!(choice(&machine, named("10-15")).prefill_threads, 6);
+    assert_eq!(placed(&machine, named("0-15")).0, 14);
+}
+
+#[test]
+fn what_was_asked_for_by_name_and_is_not_there_is_refused() {
+    let refused = |machine: &Machine, request: Request| {
+        let error = read(machine).choose(&request).unwrap_err();
+        assert_eq!(error.exit, Exit::Placement);
+        assert!(error.hint.is_some(), "{error}");
+        error.kind.into_owned()
+    };
+    let laptop = Machine::laptop();
+    let separate = Request { placement: Placement::SeparateNode, ..ANYWHERE };
+    assert_eq!(refused(&laptop, separate), "no_separate_node");
+    let node = Request { indexer_node: Some(1), ..ANYWHERE };
+    assert_eq!(refused(&laptop, node), "no_such_node");
+    let worker = Request { worker_cpus: Some("15-16".parse().unwrap()), ..ANYWHERE };
+    assert_eq!(refused(&laptop, worker), "no_such_worker_cpus");
+    let both = Request { indexer_core: Some(14), indexer_node: Some(1), ..ANYWHERE };
+    assert_eq!(refused(&Machine::two_socket_xeon(), both), "core_on_other_node");
+    let bare = Request { arena_node: Some(1), ..ANYWHERE };
+    assert_eq!(refused(&Machine::node_without_memory(), bare), "no_such_arena_node");
+    let foreign = Request { arena_node: Some(0), ..ANYWHERE };
+    assert_eq!(refused(&Machine::container(), foreign), "no_such_arena_node");
 }

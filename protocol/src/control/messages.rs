@@ -145,6 +145,8 @@ pub enum ToIndexer<Parameters> {
         epoch: u32,
         /// Blocks per (layer, KV head) that the worker's cache holds.
         cache_blocks: u32,
+        /// Whether the arena's pages are joined to huge ones.
+        join_pages: bool,
         /// Parameters of the index.
         parameters: Parameters,
         /// Name of the telemetry page.

@@ -127,7 +127,7 @@ pub(super) fn run(arguments: &IndexBenchArguments) -> Result<(), Error> {
         check(shape)?;
     }
     let request = Request { indexer_core: arguments.core, ..Request::default() };
-    let core = Topology::read(&Root::machine()).choose(request)?.indexer_core.value;
+    let core = Topology::read(&Root::machine()).choose(&request)?.indexer_core.value;
     pin(core).map_err(|error| Error::new(Exit::Placement, "no_such_core", error))?;
     let trace = Trace::read(&arguments.trace, 16, KvDtype::F16)
         .map_err(|error| Error::new(Exit::Model, "trace", error))?;

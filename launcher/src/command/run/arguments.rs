@@ -7,6 +7,9 @@ use hindsight_gpu_worker::sampling::SamplingParameters;
 use hindsight_protocol::geometry::KvDtype;
 use hindsight_protocol::records::AttentionPolicy;
 
+use crate::plan::PageWish;
+use crate::topology::{CpuList, Placement, Request};
+
 /// Read a prompt and write the model's answer to standard output
 ///
 /// The prompt comes from --prompt, --prompt-file, or standard input. With both a prompt and a file, the file's text comes
@@ -169,8 +172,28 @@ pub struct MachineArguments {
     pub threads: Option<usize>,
 
     /// Core of the indexer, by the number of its CPU [default: as `hindsight topology` shows]
-    #[arg(long, env = "HINDSIGHT_INDEXER_CORE")]
+    #[arg(long, env = "HINDSIGHT_INDEXER_CORE", value_name = "CPU")]
     pub indexer_core: Option<u32>,
+
+    /// Node of the indexer [default: the GPU's, or else the last of those with the most memory]
+    #[arg(long, value_name = "NODE")]
+    pub indexer_node: Option<u32>,
+
+    /// CPUs of the worker, such as 0-3,8 [default: one of each other core]
+    #[arg(long, value_name = "LIST", conflicts_with_all = ["threads", "placement"])]
+    pub worker_cpus: Option<CpuList>,
+
+    /// Node that the KV cache's memory comes from, and no other [default: the indexer's, as far as it goes]
+    #[arg(long, value_name = "NODE")]
+    pub arena_node: Option<u32>,
+
+    /// How indexer and worker share the nodes
+    #[arg(long, value_enum, default_value_t = Placement::Auto)]
+    pub placement: Placement,
+
+    /// Pages of the KV cache
+    #[arg(long, value_enum, default_value_t = PageWish::Auto)]
+    pub hugepages: PageWish,
 
     /// Element type of the KV cache
     #[arg(long, value_enum, default_value_t = Dtype::F16)]
@@ -179,6 +202,20 @@ pub struct MachineArguments {
     /// Tokens of a KV block: 8, 16, 32 or 64
     #[arg(long, default_value_t = 16)]
     pub block_tokens: u32,
+}
+
+impl MachineArguments {
+    /// What is asked of the machine's cores.
+    pub(in crate::command) fn request(&self) -> Request {
+        Request {
+            threads: self.threads,
+            indexer_core: self.indexer_core,
+            indexer_node: self.indexer_node,
+            worker_cpus: self.worker_cpus.clone(),
+            arena_node: self.arena_node,
+            placement: self.placement,
+        }
+    }
 }
 
 /// Element type of the KV cache.

@@ -20,9 +20,11 @@ use crate::error::{Error, Exit};
 use crate::models::{ChatTemplate, Message, Role, Specials, TemplateError, encode_chat};
 use crate::plan::{Context, ContextRequest};
 use crate::profile::{ProfileFolder, ProfiledRun};
+use crate::report::placement::PlacementReport;
 use crate::report::progress::RunProgress;
 use crate::report::run::{ProcessReport, RunReport, RunSetting};
 use crate::supervise::{Event, Processes, Settings};
+use crate::topology::{Observed, Root, Topology};
 
 impl RunArguments {
     /// Whether results and errors are printed as JSON.
@@ -80,7 +82,9 @@ async fn answer(arguments: RunArguments) -> Result<(), Error> {
         }
     };
     let setting = setting(&arguments, &plan, &processes);
-    let report = RunReport::new(setting, &generated, tokens, text, processes.telemetry());
+    let placement = placement(&arguments, &plan, &processes);
+    let report =
+        RunReport::new(setting, placement, &generated, tokens, text, processes.telemetry());
     processes.end().await;
     if let Some(folder) = &plan.settings.profile {
         folder.finish(profiled(&arguments, &plan)?)?;
@@ -211,6 +215,19 @@ async fn generate(
             }
         }
     }
+}
+
+/// What was asked of the machine and what the run has got, while its processes are still there to be looked at.
+fn placement(arguments: &RunArguments, plan: &Plan, processes: &Processes) -> PlacementReport {
+    let root = Root::machine();
+    let [worker, indexer] = processes.pids().map(|(_, pid)| pid);
+    PlacementReport::new(
+        (arguments.machine.request(), arguments.machine.hugepages),
+        plan.settings.placement.clone(),
+        &Topology::read(&root),
+        Observed::read(&root, indexer, worker),
+        processes.arena_refused().map(str::to_owned),
+    )
 }
 
 fn setting(arguments: &RunArguments, plan: &Plan, processes: &Processes) -> RunSetting {

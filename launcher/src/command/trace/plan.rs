@@ -52,7 +52,7 @@ impl Plan {
         let root = Root::machine();
         length.fits_memory(&config, layers.len(), model_bytes, memory::available(&root))?;
         let request = Request { threads: arguments.threads, ..Request::default() };
-        let placement = Topology::read(&root).choose(request)?;
+        let placement = Topology::read(&root).choose(&request)?;
         let cpus = placement.worker_cpus.value.as_slice();
         let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
         let threads = Threads {
