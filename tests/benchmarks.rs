@@ -59,6 +59,34 @@ fn steps_of_the_index_are_timed_beside_those_of_an_exact_scan() {
 }
 
 #[test]
+fn without_a_trace_one_is_recorded_once() {
+    let directory = TempDir::new().unwrap();
+    let home = directory.path().join("home");
+    std::fs::create_dir(&home).unwrap();
+    std::os::unix::fs::symlink(model().parent().unwrap(), home.join("models")).unwrap();
+    let plot = directory.path().join("plot.svg");
+    let bench = || {
+        let output = hindsight()
+            .args(["bench", "index", "--json", "--context", "1024", "--kv-heads", "1"])
+            .args(["--top-k", "64", "--steps", "1", "--repeats", "1", "--plot"])
+            .arg(&plot)
+            .env("HINDSIGHT_HOME", &home)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+        serde_json::from_slice::<Value>(&output.stdout).unwrap()
+    };
+    let trace = home.join("traces/smollm2-135m-4096-64.safetensors");
+    let first = bench();
+    let recorded = std::fs::metadata(&trace).unwrap().modified().unwrap();
+    let second = bench();
+    assert_eq!(std::fs::metadata(&trace).unwrap().modified().unwrap(), recorded);
+    assert_eq!(first["rows"][0]["lfps_bytes"], second["rows"][0]["lfps_bytes"]);
+    assert!((0.5..1.0).contains(&first["rows"][0]["query_cosine_mean"].as_f64().unwrap()));
+    assert!(std::fs::read_to_string(&plot).unwrap().contains("history alone"));
+}
+
+#[test]
 fn a_trace_that_is_not_there_is_named() {
     let output = bench_index(Path::new("nowhere.safetensors"), &["--context", "1024"]);
     assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));

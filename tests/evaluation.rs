@@ -183,6 +183,51 @@ fn perplexity_is_the_same_under_every_attention_that_sees_every_key() {
 }
 
 #[test]
+fn a_long_text_departs_where_its_predictions_first_differ() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = folder.path().join("book.txt");
+    std::fs::write(&text, book(7000)).unwrap();
+    let page = folder.path().join("page.html");
+    let arguments = |top_k| {
+        let text = text.to_str().unwrap();
+        let generation = ["generation", "--text", text, "--prompt-tokens", "1000"];
+        let length = ["--tokens", "48", "--stretch", "16", "--html", page.to_str().unwrap()];
+        [&generation[..], &length[..], &["--top-k", top_k]].concat()
+    };
+    let all = eval_json(&arguments("8192"), &folder.path().join("all"));
+    assert_eq!(all["complete"], true);
+    assert_eq!((all["rows"].as_array().unwrap().len(), &all["prompt_tokens"]), (3, &json!(1000)));
+    for row in all["rows"].as_array().unwrap() {
+        assert_eq!((&row["tokens"], &row["text"]), (&json!(48), &all["rows"][0]["text"]), "{row}");
+    }
+    for against in all["against"].as_array().unwrap() {
+        assert_eq!((&against["against"], &against["departure"]), (&json!("full"), &Value::Null));
+        assert_eq!(against["stretches"].as_array().unwrap().len(), 3);
+        assert!(against["mean_difference"].as_f64().unwrap() < 1e-5, "{against}");
+    }
+
+    let output = folder.path().join("few");
+    let few = eval_json(&arguments("16"), &output);
+    assert_eq!(few["rows"][0]["text"], all["rows"][0]["text"]);
+    let written = records(&output.join("full/generated.jsonl")).remove(0);
+    for (at, attention) in ["exact", "lfps"].into_iter().enumerate() {
+        let predicted = records(&output.join(attention).join("predicted.jsonl")).remove(0);
+        let pairs = || {
+            let likeliest = predicted["likeliest"].as_array().unwrap().iter();
+            likeliest.zip(written["tokens"].as_array().unwrap())
+        };
+        assert_eq!(pairs().count(), 48);
+        let departs = pairs().position(|(likeliest, token)| likeliest != token);
+        let departure = &few["against"][at]["departure"]["after_tokens"];
+        assert_eq!(departure.as_u64(), departs.map(|place| place as u64), "{attention}");
+    }
+    let since = Instant::now();
+    assert_eq!(eval_json(&arguments("16"), &output), few);
+    assert!(since.elapsed() < Duration::from_secs(20));
+    assert!(std::fs::read_to_string(&page).unwrap().contains("Text of lfps"));
+}
+
+#[test]
 fn a_broken_line_ends_the_command_before_anything_is_asked() {
     let folder = tempfile::tempdir().unwrap();
     let input = folder.path().join("broken.jsonl");

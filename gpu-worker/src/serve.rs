@@ -148,8 +148,8 @@ fn work(
             let message = match event {
                 Event::Prefilled(done) => FromWorker::Prefilled { done: done as u64, total },
                 Event::Token(token) => FromWorker::Token(token),
-                Event::Scored { log_probability, likeliest } => {
-                    FromWorker::Scored { log_probability, likeliest }
+                Event::Scored { log_probability, likeliest, lead } => {
+                    FromWorker::Scored { log_probability, likeliest, lead }
                 }
             };
             codec::write(control, &message)

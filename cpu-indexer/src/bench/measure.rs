@@ -233,6 +233,7 @@ impl Figures {
             exact_scan_us: scans.exact,
             key_read_us: scans.keys,
             sketch_scan_us: scans.sketch,
+            memory_bandwidth_gb_per_s: bandwidth / 1e9,
             exact_bandwidth_share: share(exact_bytes, exact_us),
             exact_scan_bandwidth_share: share(exact_bytes, scans.exact),
             key_read_bandwidth_share: share(exact_bytes, scans.keys),

@@ -40,6 +40,8 @@ pub struct IndexBenchRow {
     pub key_read_us: f64,
     /// Ranking every key by its code, for the whole group.
     pub sketch_scan_us: f64,
+    /// The core's bandwidth that the shares below are of.
+    pub memory_bandwidth_gb_per_s: f64,
     /// Bytes of keys per time of an exact step, over the core's bandwidth.
     pub exact_bandwidth_share: f64,
     /// The same of scoring every key.
@@ -80,4 +82,22 @@ pub struct IndexBenchRow {
     pub query_cosine_mean: f64,
     /// Mean share that successive exact selections have in common.
     pub topk_overlap_mean: f64,
+}
+
+impl IndexBenchRow {
+    /// States all shares of bandwidth against another one: a core's best is only known once everything has been measured.
+    pub fn relate_to(&mut self, gb_per_s: f64) {
+        let factor = self.memory_bandwidth_gb_per_s / gb_per_s;
+        self.memory_bandwidth_gb_per_s = gb_per_s;
+        for share in [
+            &mut self.exact_bandwidth_share,
+            &mut self.exact_scan_bandwidth_share,
+            &mut self.key_read_bandwidth_share,
+            &mut self.sketch_scan_bandwidth_share,
+            &mut self.lfps_bandwidth_share,
+            &mut self.history_bandwidth_share,
+        ] {
+            *share *= factor;
+        }
+    }
 }

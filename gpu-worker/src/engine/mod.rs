@@ -67,6 +67,8 @@ pub enum Event {
         log_probability: f32,
         /// The likeliest token in its place.
         likeliest: u32,
+        /// By how much the logarithm of the likeliest token's probability exceeds the next one's.
+        lead: f32,
     },
 }
 
@@ -120,14 +122,9 @@ impl<'a> Engine<'a> {
         let held = stretched_to.and_then(|to| usize::try_from(to).ok()).unwrap_or(0);
         let start = held.min(self.capacity).max(prompt.len());
         let began = Instant::now();
-        let more = start - prompt.len() + *max_tokens as usize;
-        self.begin(prompt, more, *policy, *top_k)?;
-        let prefilled_tokens = (prompt.len() - self.held.len()) as u64;
-        let logits = self.prefill(prompt, cancelled, listener)?;
-        let prefill_s = began.elapsed().as_secs_f64();
-        let Some(logits) = logits else {
-            return Ok(cancelled_in_prefill(prefilled_tokens, prefill_s));
-        };
+        let (more, attending) = (start - prompt.len() + *max_tokens as usize, (*policy, *top_k));
+        let (logits, read) = self.read(prompt, more, attending, cancelled, listener)?;
+        let Some(logits) = logits else { return Ok(read) };
         if start > prompt.len() {
             self.attention.stretch(prompt.len(), start)?;
         }
@@ -141,14 +138,33 @@ impl<'a> Engine<'a> {
             // What was decoded follows a text that nobody has read.
             self.held.truncate(prompt.len());
         }
-        Ok(Generated {
-            stop_reason,
+        Ok(Generated { stop_reason, first_token_s, decode_s, decode_steps, ..read })
+    }
+
+    /// Reads a prompt, with room for `more` tokens after it, to be attended to as the policy and its top-k say. Returns the
+    /// logits after its last token, none if it was cancelled, and how a generation went that ends there.
+    fn read(
+        &mut self,
+        prompt: &[u32],
+        more: usize,
+        (policy, top_k): (AttentionPolicy, u32),
+        cancelled: &AtomicBool,
+        listener: Listener<'_>,
+    ) -> Result<(Option<Vec<f32>>, Generated), EngineError> {
+        let began = Instant::now();
+        self.begin(prompt, more, policy, top_k)?;
+        let prefilled_tokens = (prompt.len() - self.held.len()) as u64;
+        let logits = self.prefill(prompt, cancelled, listener)?;
+        let prefill_s = began.elapsed().as_secs_f64();
+        let read = Generated {
+            stop_reason: StopReason::Cancelled,
             prefilled_tokens,
             prefill_s,
-            first_token_s,
-            decode_s,
-            decode_steps,
-        })
+            first_token_s: prefill_s,
+            decode_s: 0.0,
+            decode_steps: 0,
+        };
+        Ok((logits, read))
     }
 
     /// What records the worker's events.
@@ -172,18 +188,6 @@ impl<'a> Engine<'a> {
         self.attention.open(plan, kept, prompt.len(), room)?;
         self.held.truncate(kept);
         Ok(())
-    }
-}
-
-/// How a generation went that ended before its first token.
-const fn cancelled_in_prefill(prefilled_tokens: u64, prefill_s: f64) -> Generated {
-    Generated {
-        stop_reason: StopReason::Cancelled,
-        prefilled_tokens,
-        prefill_s,
-        first_token_s: prefill_s,
-        decode_s: 0.0,
-        decode_steps: 0,
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use hindsight_protocol::control::messages::{Generated, Score, StopReason};
 
-use super::{Engine, EngineError, Event, Listener, cancelled_in_prefill, is_cancelled};
+use super::{Engine, EngineError, Event, Listener, is_cancelled};
 
 impl Engine<'_> {
     /// Reads the prompt, and then gives the model the text token by token, each in a decode step, to see how it was
@@ -20,20 +20,14 @@ impl Engine<'_> {
         listener: Listener<'_>,
     ) -> Result<Generated, EngineError> {
         let Score { prompt, text, policy, top_k } = request;
-        let began = Instant::now();
-        self.begin(prompt, text.len(), *policy, *top_k)?;
-        let prefilled_tokens = (prompt.len() - self.held.len()) as u64;
-        let logits = self.prefill(prompt, cancelled, listener)?;
-        let prefill_s = began.elapsed().as_secs_f64();
-        let Some(mut logits) = logits else {
-            return Ok(cancelled_in_prefill(prefilled_tokens, prefill_s));
-        };
+        let attending = (*policy, *top_k);
+        let (logits, read) = self.read(prompt, text.len(), attending, cancelled, listener)?;
+        let Some(mut logits) = logits else { return Ok(read) };
         let decoding = Instant::now();
         let mut decode_steps = 0;
         let mut stop_reason = StopReason::MaxTokens;
         for (at, &token) in text.iter().enumerate() {
-            let (log_probability, likeliest) = prediction(&logits, token)?;
-            listener(Event::Scored { log_probability, likeliest })?;
+            listener(prediction(&logits, token)?)?;
             if at + 1 == text.len() {
                 break;
             }
@@ -51,50 +45,57 @@ impl Engine<'_> {
             self.count_step(began);
             decode_steps += 1;
         }
-        Ok(Generated {
-            stop_reason,
-            prefilled_tokens,
-            prefill_s,
-            first_token_s: prefill_s,
-            decode_s: decoding.elapsed().as_secs_f64(),
-            decode_steps,
-        })
+        let decode_s = decoding.elapsed().as_secs_f64();
+        Ok(Generated { stop_reason, decode_s, decode_steps, ..read })
     }
 }
 
-/// Logarithm of the probability of `token`, and the likeliest token.
-fn prediction(logits: &[f32], token: u32) -> Result<(f32, u32), EngineError> {
+/// How `token` was predicted.
+fn prediction(logits: &[f32], token: u32) -> Result<Event, EngineError> {
     let logit = *logits.get(token as usize).ok_or(EngineError::NoSuchToken(token))?;
-    let (mut likeliest, mut largest) = (0, f32::NEG_INFINITY);
+    let (mut likeliest, mut largest, mut second) = (0, f32::NEG_INFINITY, f32::NEG_INFINITY);
     for (id, &logit) in (0..).zip(logits) {
         if logit > largest {
-            (likeliest, largest) = (id, logit);
+            (likeliest, second, largest) = (id, largest, logit);
+        } else {
+            second = second.max(logit);
         }
     }
     let sum: f64 = logits.iter().map(|&logit| f64::from(logit - largest).exp()).sum();
     #[expect(clippy::cast_possible_truncation, reason = "a logarithm of the vocabulary's size")]
     let log_sum = sum.ln() as f32;
-    Ok((logit - largest - log_sum, likeliest))
+    let log_probability = logit - largest - log_sum;
+    Ok(Event::Scored { log_probability, likeliest, lead: largest - second })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn scored(logits: &[f32], token: u32) -> (f32, u32, f32) {
+        match prediction(logits, token).unwrap() {
+            Event::Scored { log_probability, likeliest, lead } => {
+                (log_probability, likeliest, lead)
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
     #[test]
     fn predictions_are_log_probabilities() {
         let logits = [1.0, 3.0, 2.0, 3.0];
-        let total: f32 = (0..4).map(|token| prediction(&logits, token).unwrap().0.exp()).sum();
+        let total: f32 = (0..4).map(|token| scored(&logits, token).0.exp()).sum();
         assert!((total - 1.0).abs() < 1e-6);
-        let (first, likeliest) = prediction(&logits, 0).unwrap();
-        assert_eq!(likeliest, 1);
-        assert!((prediction(&logits, 2).unwrap().0 - first - 1.0).abs() < 1e-6);
+        let (first, likeliest, lead) = scored(&logits, 0);
+        assert_eq!((likeliest, lead), (1, 0.0));
+        assert!((scored(&logits, 2).0 - first - 1.0).abs() < 1e-6);
     }
 
     #[test]
     fn large_logits_do_not_overflow() {
-        let (log, likeliest) = prediction(&[1000.0, 999.0], 1).unwrap();
-        assert!((log + 1.0 + (1.0 + (-1.0_f32).exp()).ln()).abs() < 1e-5 && likeliest == 0);
+        let (log, likeliest, lead) = scored(&[1000.0, 999.0], 1);
+        assert!((log + 1.0 + (1.0 + (-1.0_f32).exp()).ln()).abs() < 1e-5);
+        assert_eq!((likeliest, lead), (0, 1.0));
     }
 
     #[test]

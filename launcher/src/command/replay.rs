@@ -11,7 +11,7 @@ use super::index_arguments::IndexArguments;
 use super::output::Output;
 use super::run::arguments::Dtype;
 use crate::error::{Error, Exit};
-use crate::report::plot::svg;
+use crate::report::plot::replay::svg;
 use crate::report::replay::table;
 
 /// Run the index over recorded attention, and say how good and how dear its selections are

@@ -7,6 +7,7 @@ use hindsight_protocol::telemetry::TelemetryPage;
 
 use super::interrupt::{Interrupts, interrupted};
 use crate::error::Error;
+use crate::report::progress::RunProgress;
 use crate::supervise::{Event, Processes, Settings};
 
 /// A running pair of processes, which remember the prompt before.
@@ -16,6 +17,8 @@ pub(in crate::command) struct Session {
     top_k: u32,
     token_bytes: u64,
     stop: Vec<u32>,
+    sampling: SamplingParameters,
+    progress: Option<RunProgress>,
 }
 
 /// A text that was generated.
@@ -32,11 +35,12 @@ pub(in crate::command) struct Text {
 pub(in crate::command) struct Scores {
     pub(in crate::command) log_probabilities: Vec<f32>,
     pub(in crate::command) likeliest: Vec<u32>,
+    pub(in crate::command) leads: Vec<f32>,
     pub(in crate::command) decode_s: f64,
 }
 
 impl Session {
-    /// Starts the processes. Texts end with a token of `stop`.
+    /// Starts the processes. Texts end with a token of `stop`; each token is the likeliest.
     pub(in crate::command) async fn start(
         settings: Settings,
         stop: &[u32],
@@ -48,10 +52,23 @@ impl Session {
             started = Processes::start(settings) => started?,
             () = interrupts.next() => return Err(interrupted()),
         };
-        Ok(Self { processes, top_k, token_bytes, stop: stop.to_vec() })
+        let sampling = SamplingParameters::default();
+        Ok(Self { processes, top_k, token_bytes, stop: stop.to_vec(), sampling, progress: None })
     }
 
-    /// The likeliest text after a prompt, token by token.
+    /// Tokens are chosen in another way.
+    #[must_use]
+    pub(in crate::command) fn with_sampling(self, sampling: SamplingParameters) -> Self {
+        Self { sampling, ..self }
+    }
+
+    /// Each token, be it decoded or predicted, is one unit of work done.
+    #[must_use]
+    pub(in crate::command) fn with_progress(self, progress: RunProgress) -> Self {
+        Self { progress: Some(progress), ..self }
+    }
+
+    /// The text after a prompt, token by token.
     pub(in crate::command) async fn generate(
         &mut self,
         prompt: &[u32],
@@ -81,7 +98,7 @@ impl Session {
             stop: self.stop.clone(),
             policy,
             top_k: self.top_k,
-            sampling: SamplingParameters { temperature: 0.0, ..SamplingParameters::default() },
+            sampling: self.sampling,
         };
         self.processes.generate(request).await?;
         let mut tokens = Vec::new();
@@ -110,9 +127,10 @@ impl Session {
         let mut scores = Scores::default();
         loop {
             match self.next_event(interrupts).await? {
-                Event::Scored { log_probability, likeliest } => {
+                Event::Scored { log_probability, likeliest, lead } => {
                     scores.log_probabilities.push(log_probability);
                     scores.likeliest.push(likeliest);
+                    scores.leads.push(lead);
                 }
                 Event::Finished(generated) => {
                     scores.decode_s = generated.decode_s;
@@ -129,10 +147,14 @@ impl Session {
     }
 
     async fn next_event(&mut self, interrupts: &mut Interrupts) -> Result<Event, Error> {
-        tokio::select! {
-            event = self.processes.next_event() => event,
-            () = interrupts.next() => Err(interrupted()),
+        let event = tokio::select! {
+            event = self.processes.next_event() => event?,
+            () = interrupts.next() => return Err(interrupted()),
+        };
+        if let (Event::Token(_) | Event::Scored { .. }, Some(progress)) = (&event, &self.progress) {
+            progress.advance(1);
         }
+        Ok(event)
     }
 
     /// With full attention a step ships every key and value held; the new token's own travel the other way.

@@ -10,7 +10,7 @@ use hindsight_protocol::geometry::Geometry;
 use super::run::arguments::MachineArguments;
 use crate::error::{Error, Exit};
 use crate::models::{GgufFile, Tokenizer};
-use crate::plan::{ArenaRequest, MemoryPlan};
+use crate::plan::{ArenaRequest, MemoryPlan, TrainedContext};
 use crate::supervise::Settings;
 use crate::topology::{Root, Topology, memory};
 
@@ -38,6 +38,11 @@ impl LocalModel {
         })?;
         let tokenizer = Tokenizer::from_gguf(&gguf)?;
         Ok(Self { path, gguf, config, tokenizer })
+    }
+
+    /// The context that the model was trained on, which the user may allow to go `beyond`.
+    pub(super) const fn trained_context(&self, beyond: bool) -> TrainedContext {
+        TrainedContext { tokens: self.config.trained_context, beyond }
     }
 }
 

@@ -4,6 +4,7 @@
 //! what the model answered, and [`paired`] compares two attentions prompt by prompt. Nothing here runs a model.
 
 pub mod case;
+pub mod generation;
 pub mod jsonl;
 pub mod paired;
 pub mod perplexity;

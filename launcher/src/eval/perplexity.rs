@@ -34,6 +34,9 @@ pub struct Predicted {
     pub log_probabilities: Vec<f32>,
     /// The likeliest token in each place.
     pub likeliest: Vec<u32>,
+    /// By how much the logarithm of its probability exceeds that of the next one.
+    #[serde(default)]
+    pub leads: Vec<f32>,
     /// Seconds of decoding.
     pub decode_s: f64,
 }
@@ -157,6 +160,7 @@ mod tests {
             index,
             log_probabilities: probabilities.iter().map(|p| p.ln()).collect(),
             likeliest: likeliest.to_vec(),
+            leads: Vec::new(),
             decode_s: 0.004,
         }
     }

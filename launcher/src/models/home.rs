@@ -52,6 +52,11 @@ impl Home {
     pub fn models(&self) -> PathBuf {
         self.root.join("models")
     }
+
+    /// The directory of recordings that commands make for themselves.
+    pub fn traces(&self) -> PathBuf {
+        self.root.join("traces")
+    }
 }
 
 #[cfg(test)]

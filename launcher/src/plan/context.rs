@@ -1,6 +1,41 @@
 //! How many tokens a run may hold.
 
+use std::fmt::Display;
+
 use crate::error::{Error, Exit};
+
+/// The context that a model was trained on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TrainedContext {
+    /// Its tokens.
+    pub tokens: usize,
+    /// Whether the user allows more (`--allow-beyond-trained`).
+    pub beyond: bool,
+}
+
+impl TrainedContext {
+    /// The most tokens that are allowed.
+    #[must_use]
+    pub const fn most(self) -> usize {
+        if self.beyond { usize::MAX } else { self.tokens }
+    }
+
+    /// Checks that as many `tokens` are allowed as `what` asks for.
+    ///
+    /// # Errors
+    /// They are not; the message begins with `what`.
+    pub fn check(self, what: impl Display, tokens: usize) -> Result<(), Error> {
+        if tokens <= self.most() {
+            return Ok(());
+        }
+        let trained = self.tokens;
+        let message =
+            format!("{what} is beyond the {trained} tokens that the model was trained on");
+        Err(Error::new(Exit::DoesNotFit, "context_beyond_trained", message).with_hint(format!(
+            "ask for at most {trained}, or add --allow-beyond-trained and expect worse text"
+        )))
+    }
+}
 
 /// What the user asked for, and what it is held against.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -11,10 +46,8 @@ pub struct ContextRequest {
     pub prompt_tokens: usize,
     /// `--max-tokens`.
     pub max_tokens: usize,
-    /// Tokens that the model was trained on.
-    pub trained: usize,
-    /// `--allow-beyond-trained`.
-    pub beyond_trained: bool,
+    /// What the model was trained on.
+    pub trained: TrainedContext,
 }
 
 /// The tokens that a run may hold.
@@ -30,24 +63,16 @@ impl ContextRequest {
     /// # Errors
     /// The prompt is empty or does not fit, or the context is longer than the model was trained on.
     pub fn decide(self) -> Result<Context, Error> {
-        let Self { asked, prompt_tokens, max_tokens, trained, beyond_trained } = self;
+        let Self { asked, prompt_tokens, max_tokens, trained } = self;
         if prompt_tokens == 0 {
             let error = Error::new(Exit::Prompt, "empty_prompt", "the prompt is empty");
             return Err(
                 error.with_hint("give one with --prompt, --prompt-file, or on standard input")
             );
         }
-        let limit = if beyond_trained { usize::MAX } else { trained };
-        if let Some(asked) = asked
-            && asked > limit
-        {
-            let message = format!(
-                "--context {asked} is beyond the {trained} tokens that the model was trained on"
-            );
-            let error = Error::new(Exit::DoesNotFit, "context_beyond_trained", message);
-            return Err(error.with_hint(format!(
-                "ask for at most {trained}, or add --allow-beyond-trained and expect worse text"
-            )));
+        let limit = trained.most();
+        if let Some(asked) = asked {
+            trained.check(format_args!("--context {asked}"), asked)?;
         }
         let needed = prompt_tokens.saturating_add(max_tokens);
         let tokens = asked.unwrap_or_else(|| needed.min(limit));
@@ -79,8 +104,7 @@ mod tests {
         asked: None,
         prompt_tokens: 7000,
         max_tokens: 256,
-        trained: 8192,
-        beyond_trained: false,
+        trained: TrainedContext { tokens: 8192, beyond: false },
     };
 
     fn kind(request: ContextRequest) -> String {
@@ -113,7 +137,8 @@ mod tests {
     fn beyond_what_the_model_was_trained_on_only_on_request() {
         let beyond = ContextRequest { asked: Some(32_768), ..REQUEST };
         assert_eq!(kind(beyond), "context_beyond_trained");
-        let allowed = ContextRequest { beyond_trained: true, ..beyond };
+        let trained = TrainedContext { beyond: true, ..beyond.trained };
+        let allowed = ContextRequest { trained, ..beyond };
         assert_eq!(allowed.decide().unwrap().tokens, 32_768);
     }
 }

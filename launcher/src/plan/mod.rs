@@ -5,5 +5,5 @@ mod context;
 mod memory;
 
 pub use arena::{ArenaRequest, PageWish};
-pub use context::{Context, ContextRequest};
+pub use context::{Context, ContextRequest, TrainedContext};
 pub use memory::MemoryPlan;

@@ -88,7 +88,7 @@ fn change(paired: &crate::eval::paired::Paired) -> String {
     clippy::cast_sign_loss,
     reason = "bytes are shown whole"
 )]
-fn bytes(number: f64) -> String {
+pub(super) fn bytes(number: f64) -> String {
     HumanBytes(number as u64).to_string()
 }
 
@@ -177,6 +177,7 @@ pub(super) mod tests {
                 index: 0,
                 log_probabilities: vec![probability.ln(); 4],
                 likeliest: vec![1; 4],
+                leads: Vec::new(),
                 decode_s: 0.01,
             }]
         };

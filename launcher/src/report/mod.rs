@@ -4,6 +4,8 @@ pub mod bench;
 mod doctor;
 pub mod eval;
 pub mod eval_page;
+pub mod generation;
+mod page;
 pub mod placement;
 pub mod plot;
 pub mod progress;

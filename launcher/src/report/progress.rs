@@ -6,7 +6,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// One line that shows what is going on; nothing at all where nobody looks on.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct RunProgress {
     bar: ProgressBar,
 }

@@ -54,6 +54,8 @@ pub enum Event {
         log_probability: f32,
         /// The likeliest token in its place.
         likeliest: u32,
+        /// By how much the logarithm of the likeliest token's probability exceeds the next one's.
+        lead: f32,
     },
     /// The text has ended.
     Finished(Generated),
@@ -173,8 +175,8 @@ impl Processes {
             heard = self.worker.hear() => match heard.map_err(Error::internal)? {
                 Heard::Message(FromWorker::Prefilled { done, .. }) => Ok(Event::Prefilled(done)),
                 Heard::Message(FromWorker::Token(token)) => Ok(Event::Token(token)),
-                Heard::Message(FromWorker::Scored { log_probability, likeliest }) => {
-                    Ok(Event::Scored { log_probability, likeliest })
+                Heard::Message(FromWorker::Scored { log_probability, likeliest, lead }) => {
+                    Ok(Event::Scored { log_probability, likeliest, lead })
                 }
                 Heard::Message(FromWorker::Finished(end)) => Ok(Event::Finished(end)),
                 other => Err(worker_error(other)),

@@ -94,6 +94,8 @@ pub enum FromWorker {
         log_probability: f32,
         /// The likeliest token in its place.
         likeliest: u32,
+        /// By how much the logarithm of the likeliest token's probability exceeds the next one's.
+        lead: f32,
     },
     /// The generation or prediction has ended.
     Finished(Generated),

@@ -1,5 +1,6 @@
 //! `hindsight bench index`: steps of the index against exact scans, from short contexts to long ones.
 
+use std::io::Write;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -14,11 +15,14 @@ use hindsight_protocol::geometry::KvDtype;
 use indicatif::HumanBytes;
 use serde::Serialize;
 
+use super::default_trace::default_trace;
 use super::export::Export;
 use crate::command::index_arguments::IndexArguments;
+use crate::command::output::Output;
 use crate::command::run::arguments::Dtype;
 use crate::error::{Error, Exit};
-use crate::report::bench::index_table;
+use crate::report::bench::{index_table, likeness};
+use crate::report::plot::index::svg;
 use crate::report::progress::RunProgress;
 use crate::topology::{Request, Root, Topology, memory};
 
@@ -31,23 +35,25 @@ const WARM_UP: usize = 4;
 /// are medians for one KV head. An exact scan, LFPS and LFPS without its sketch take their steps in turn; before each turn
 /// a large buffer is read, which empties the caches as a model's other layers would, and tells the core's memory bandwidth.
 ///
-/// Keys and queries come from a trace: a context begins and ends as the recorded text does, and copies of it with 2 % of
-/// noise fill what is missing in between. Queries are those of its decode steps, in order; the last prompt queries seed the
-/// index. Keys of twice the size wanted are cut to the rotary pairs that contribute most to scores, keys of half the size
-/// are put side by side, two heads at a time.
+/// Keys and queries come from a trace, so that keys lie together and queries follow each other as a model's do: a context
+/// begins and ends as the recorded text does, and copies of it with 2 % of noise fill what is missing in between. Queries are
+/// those of its decode steps, in order; the last prompt queries seed the index. Keys of twice the size wanted are cut to the
+/// rotary pairs that contribute most to scores, keys of half the size are put side by side, two heads at a time. Without
+/// --trace, 4096 tokens and 64 steps of smollm2-135m over Alice in Wonderland are recorded the first time, and kept in
+/// Hindsight's cache directory.
 #[derive(Debug, Args)]
 #[command(mut_arg("top_k", |argument| argument.default_value("2048")))]
 pub(super) struct IndexBenchArguments {
-    /// Recorded attention (see `hindsight replay`)
+    /// Recorded attention, as `hindsight trace record` writes it [default: one of smollm2-135m, recorded when first needed]
     #[arg(long, value_name = "FILE")]
-    trace: PathBuf,
+    trace: Option<PathBuf>,
 
     /// Tokens of context, one or several
     #[arg(
         long,
         value_name = "TOKENS",
         value_delimiter = ',',
-        default_value = "4096,8192,16384,32768,65536,131072"
+        default_value = "4096,8192,16384,32768,65536,131072,262144,524288"
     )]
     context: Vec<usize>,
 
@@ -91,6 +97,10 @@ pub(super) struct IndexBenchArguments {
     #[arg(long, value_name = "DIRECTORY")]
     export: Option<PathBuf>,
 
+    /// Draw the time of a step against the context, as SVG
+    #[arg(long, value_name = "FILE")]
+    plot: Option<PathBuf>,
+
     /// Print one JSON object instead of a table
     #[arg(long)]
     pub(super) json: bool,
@@ -126,10 +136,13 @@ pub(super) fn run(arguments: &IndexBenchArguments) -> Result<(), Error> {
     for shape in &shapes {
         check(shape)?;
     }
+    let plot = arguments.plot.clone().map(|path| Output::new(path, true)).transpose()?;
+    // Before the core is taken: recording wants them all.
+    let trace = arguments.trace.clone().map_or_else(default_trace, Ok)?;
     let request = Request { indexer_core: arguments.core, ..Request::default() };
     let core = Topology::read(&Root::machine()).choose(&request)?.indexer_core.value;
     pin(core).map_err(|error| Error::new(Exit::Placement, "no_such_core", error))?;
-    let trace = Trace::read(&arguments.trace, 16, KvDtype::F16)
+    let trace = Trace::read(&trace, 16, KvDtype::F16)
         .map_err(|error| Error::new(Exit::Model, "trace", error))?;
     let mut bench = Bench {
         trace: &trace,
@@ -140,10 +153,11 @@ pub(super) fn run(arguments: &IndexBenchArguments) -> Result<(), Error> {
         export: arguments.export.as_deref().map(Export::new).transpose().map_err(export_failed)?,
         progress: RunProgress::new(false),
     };
-    let rows: Vec<IndexBenchRow> =
+    let mut rows: Vec<IndexBenchRow> =
         shapes.into_iter().map(|shape| bench.row(shape)).collect::<Result<_, _>>()?;
     bench.progress.finish();
     let reader = bench.reader;
+    rows.iter_mut().for_each(|row| row.relate_to(reader.best() / 1e9));
     let report = Report {
         memory_bandwidth_gb_per_s: reader.best() / 1e9,
         memory_bandwidth_median_gb_per_s: reader.median() / 1e9,
@@ -156,10 +170,14 @@ pub(super) fn run(arguments: &IndexBenchArguments) -> Result<(), Error> {
         parameters: &parameters,
         rows: &rows,
     };
+    if let Some(plot) = plot {
+        let svg = svg(&rows).map_err(Error::internal)?;
+        plot.write(|file| file.write_all(svg.as_bytes()))?;
+    }
     if arguments.json {
         println!("{}", serde_json::to_string(&report).map_err(Error::internal)?);
     } else {
-        print!("{}", index_table(&rows));
+        print!("{}{}", index_table(&rows), likeness(trace.name(), &rows));
         println!(
             "core {core}, {} kernels, memory bandwidth {:.1} GB/s (median {:.1})",
             report.kernels,

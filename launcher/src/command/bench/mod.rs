@@ -1,6 +1,7 @@
 //! `hindsight bench`: how fast the parts are on this machine.
 
 mod decode;
+mod default_trace;
 pub mod echo;
 mod export;
 mod index;

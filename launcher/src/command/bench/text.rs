@@ -3,10 +3,8 @@
 use std::path::Path;
 
 use crate::error::{Error, Exit};
+use crate::eval::ruler::BOOK;
 use crate::models::{Specials, Tokenizer};
-
-/// What ships with the project: the beginning of a book in the public domain.
-const BOOK: &str = include_str!("../../../../examples/alice.txt");
 
 /// The tokens of a text, begun anew where it ends.
 #[derive(Debug)]

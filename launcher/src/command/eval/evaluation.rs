@@ -20,7 +20,7 @@ use crate::eval::results::{Answer, Prediction, Results, ResultsError};
 use crate::eval::scoring::tidy;
 use crate::eval::summary::{Answered, LeftOut, Summary};
 use crate::report::eval::table;
-use crate::report::eval_page::page;
+use crate::report::eval_page;
 use crate::report::progress::RunProgress;
 
 /// How answers are summed up.
@@ -241,7 +241,8 @@ pub(super) fn unkept(error: ResultsError) -> Error {
 #[expect(clippy::print_stdout, reason = "this is the command's output")]
 fn print(json: bool, html: Option<&Output>, summary: &Summary) -> Result<(), Error> {
     if let Some(html) = html {
-        html.write(|file| file.write_all(page(summary).as_bytes()))?;
+        let page = eval_page::html(summary).map_err(Error::internal)?;
+        html.write(|file| file.write_all(page.as_bytes()))?;
     }
     if json {
         println!("{}", serde_json::to_string(summary).map_err(Error::internal)?);

@@ -72,19 +72,14 @@ fn tokens(model: &LocalModel, entry: &Entry) -> Result<Vec<u32>, Error> {
 
 /// Tokens of the longest prompt together with its answer, if the model was trained on as many.
 fn context(entries: &[Entry], model: &LocalModel, beyond: bool) -> Result<usize, Error> {
-    let trained = model.config.trained_context;
+    let trained = model.trained_context(beyond);
     let mut longest = 0;
     for entry in entries {
         let needed = tokens(model, entry)?.len() + entry.max_new_tokens as usize;
-        if needed > trained && !beyond {
-            let Key { file, index, .. } = &entry.key;
-            let message = format!(
-                "{file}: the prompt with index {index} and its answer take {needed} tokens, but the model was trained \
-                 on {trained}"
-            );
-            return Err(Error::new(Exit::Prompt, "prompt_too_long", message)
-                .with_hint("take it out, or add --allow-beyond-trained and expect worse answers"));
-        }
+        let Key { file, index, .. } = &entry.key;
+        let what =
+            format_args!("{file}: the prompt with index {index}, {needed} tokens with its answer,");
+        trained.check(what, needed)?;
         longest = longest.max(needed);
     }
     Ok(longest)

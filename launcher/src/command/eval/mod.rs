@@ -2,6 +2,7 @@
 
 mod arguments;
 mod evaluation;
+mod generation;
 mod jsonl;
 mod perplexity;
 mod ruler;
@@ -26,6 +27,7 @@ enum What {
     Ruler(Box<ruler::RulerArguments>),
     Jsonl(Box<jsonl::JsonlArguments>),
     Perplexity(Box<perplexity::PerplexityArguments>),
+    Generation(Box<generation::GenerationArguments>),
 }
 
 impl EvalCommand {
@@ -40,6 +42,7 @@ impl EvalCommand {
             What::Ruler(arguments) => &arguments.common,
             What::Jsonl(arguments) => &arguments.common,
             What::Perplexity(arguments) => &arguments.common,
+            What::Generation(arguments) => &arguments.common,
         }
     }
 }
@@ -55,6 +58,7 @@ pub fn run(command: &EvalCommand) -> Result<(), Error> {
             What::Ruler(arguments) => ruler::run(arguments, &mut interrupts).await,
             What::Jsonl(arguments) => jsonl::run(arguments, &mut interrupts).await,
             What::Perplexity(arguments) => perplexity::run(arguments, &mut interrupts).await,
+            What::Generation(arguments) => generation::run(arguments, &mut interrupts).await,
         }
     })
 }

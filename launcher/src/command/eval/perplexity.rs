@@ -16,6 +16,7 @@ use crate::error::{Error, Exit};
 use crate::eval::perplexity::{PerplexityRow, Predicted, Window, windows};
 use crate::eval::results::Results;
 use crate::models::Specials;
+use crate::plan::TrainedContext;
 use crate::report::eval::perplexity_table;
 use crate::report::progress::RunProgress;
 
@@ -56,7 +57,8 @@ pub(super) async fn run(
     let model = LocalModel::open(path)?;
     let mut tokens = model.tokenizer.encode(&text, Specials::Text)?;
     model.tokenizer.add_bos(&mut tokens);
-    let windows = plan(arguments, tokens.len(), model.config.trained_context)?;
+    let trained = model.trained_context(common.allow_beyond_trained);
+    let windows = plan(arguments, tokens.len(), trained)?;
     let prompts = serde_json::json!({
         "perplexity": arguments.text,
         "context": arguments.context,
@@ -86,7 +88,7 @@ type Predictions = Vec<(AttentionPolicy, std::collections::HashMap<u64, Predicte
 fn plan(
     arguments: &PerplexityArguments,
     tokens: usize,
-    trained: usize,
+    trained: TrainedContext,
 ) -> Result<Vec<Window>, Error> {
     let PerplexityArguments { context, stride, .. } = *arguments;
     let usage = |kind: &'static str, message| Error::new(Exit::Usage, kind, message);
@@ -94,13 +96,7 @@ fn plan(
         let message = format!("--stride {stride} must be at least 1 and below --context {context}");
         return Err(usage("stride", message));
     }
-    if context > trained && !arguments.common.allow_beyond_trained {
-        let message = format!(
-            "--context {context} is beyond the {trained} tokens that the model was trained on"
-        );
-        return Err(Error::new(Exit::DoesNotFit, "context_beyond_trained", message)
-            .with_hint(format!("ask for at most {trained}, or add --allow-beyond-trained")));
-    }
+    trained.check(format_args!("--context {context}"), context)?;
     let windows = windows(tokens, context, stride, arguments.windows.unwrap_or(usize::MAX));
     if windows.is_empty() {
         let message =
@@ -154,6 +150,7 @@ async fn predict(
                 index,
                 log_probabilities: scores.log_probabilities,
                 likeliest: scores.likeliest,
+                leads: scores.leads,
                 decode_s: scores.decode_s,
             };
             results.append(&results_file(*attention), &window).map_err(unkept)?;
@@ -221,7 +218,7 @@ mod tests {
     fn plan(arguments: &[&str], tokens: usize) -> Result<Vec<Window>, Error> {
         let common = ["test", "--text", "book.txt"];
         let arguments = Command::parse_from(common.iter().chain(arguments)).perplexity;
-        super::plan(&arguments, tokens, 8192)
+        super::plan(&arguments, tokens, TrainedContext { tokens: 8192, beyond: false })
     }
 
     #[test]

@@ -16,6 +16,7 @@ use crate::eval::case::{Case, Key};
 use crate::eval::results::Results;
 use crate::eval::ruler::{Documents, DocumentsError, Haystack, Materials, RulerError, Task, draft};
 use crate::eval::summary::LeftOut;
+use crate::plan::TrainedContext;
 
 /// Answer the 13 tasks of RULER: needles in haystacks, variable tracking, common and frequent words, questions about
 /// documents
@@ -69,7 +70,7 @@ pub(super) async fn run(
     let materials = materials(arguments)?;
     let path = fetch(&common.model, common.quiet || common.json, interrupts).await?;
     let model = LocalModel::open(path)?;
-    let context = context(arguments, model.config.trained_context)?;
+    let context = context(arguments, model.trained_context(common.allow_beyond_trained))?;
     let template = Template::of(&model)?;
     let prompts = serde_json::json!({
         "ruler": { "seed": arguments.seed },
@@ -149,16 +150,10 @@ fn materials(arguments: &RulerArguments) -> Result<Materials, Error> {
 }
 
 /// The longest length, if the model was trained on as many tokens.
-fn context(arguments: &RulerArguments, trained: usize) -> Result<usize, Error> {
+fn context(arguments: &RulerArguments, trained: TrainedContext) -> Result<usize, Error> {
     let longest = arguments.lengths.iter().copied().max().unwrap_or_default();
-    if longest <= trained || arguments.common.allow_beyond_trained {
-        return Ok(longest);
-    }
-    let message =
-        format!("--lengths {longest} is beyond the {trained} tokens that the model was trained on");
-    Err(Error::new(Exit::DoesNotFit, "context_beyond_trained", message).with_hint(format!(
-        "ask for at most {trained}, or add --allow-beyond-trained and expect worse answers"
-    )))
+    trained.check(format_args!("--lengths {longest}"), longest)?;
+    Ok(longest)
 }
 
 /// Prompts in the order in which they are asked: all tasks once, then all of them again, so that whatever is done when
@@ -232,10 +227,11 @@ mod tests {
     #[test]
     fn lengths_beyond_the_model_are_refused() {
         let arguments = parse(&["--lengths", "2048,16384"]);
-        let error = context(&arguments, 8192).unwrap_err();
+        let trained = TrainedContext { tokens: 8192, beyond: false };
+        let error = context(&arguments, trained).unwrap_err();
         assert_eq!(error.exit, Exit::DoesNotFit);
         assert!(error.message.contains("16384"));
-        let allowed = parse(&["--lengths", "16384", "--allow-beyond-trained"]);
-        assert_eq!(context(&allowed, 8192).unwrap(), 16_384);
+        let allowed = TrainedContext { beyond: true, ..trained };
+        assert_eq!(context(&arguments, allowed).unwrap(), 16_384);
     }
 }

@@ -129,8 +129,7 @@ fn plan(
         asked: arguments.context,
         prompt_tokens: prompt.len(),
         max_tokens: arguments.max_tokens as usize,
-        trained: model.config.trained_context,
-        beyond_trained: arguments.allow_beyond_trained,
+        trained: model.trained_context(arguments.allow_beyond_trained),
     }
     .decide()?;
     let settings = settings(&model, &arguments.machine, index, context.tokens)?;

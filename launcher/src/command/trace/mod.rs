@@ -54,6 +54,10 @@ pub struct RecordArguments {
     #[arg(long)]
     free_running: bool,
 
+    /// Allow more tokens than the model was trained on
+    #[arg(long)]
+    allow_beyond_trained: bool,
+
     /// Cores to use [default: all]
     #[arg(long, env = "HINDSIGHT_THREADS")]
     threads: Option<usize>,
@@ -73,6 +77,32 @@ pub struct RecordArguments {
     /// Show no progress
     #[arg(short, long)]
     quiet: bool,
+}
+
+impl RecordArguments {
+    /// Records some layers of a model that is given a text by the name of `text`, in place of any earlier recording.
+    pub(super) fn new(
+        model: &str,
+        text: &str,
+        (prompt_tokens, steps): (u32, u32),
+        layers: &[usize],
+        output: PathBuf,
+    ) -> Self {
+        Self {
+            model: model.to_owned(),
+            text: text.into(),
+            prompt_tokens,
+            steps,
+            layers: Layers::These(layers.to_vec()),
+            free_running: false,
+            allow_beyond_trained: false,
+            threads: None,
+            output,
+            force: true,
+            json: false,
+            quiet: false,
+        }
+    }
 }
 
 /// Which layers are recorded.
@@ -128,6 +158,18 @@ impl TraceArguments {
 pub fn run(arguments: &TraceArguments) -> Result<(), Error> {
     let TraceCommand::Record(arguments) = &arguments.command;
     record::run(arguments)
+}
+
+/// Records a text that needs no file.
+///
+/// # Errors
+/// What does not fit, or what failed.
+pub(super) fn record_text(arguments: &RecordArguments, text: String) -> Result<(), Error> {
+    super::runtime::block_on(async {
+        let mut interrupts = super::interrupt::Interrupts::listen()?;
+        record::record_text(arguments, || Ok(text), &mut interrupts).await
+    })?;
+    Ok(())
 }
 
 #[cfg(test)]

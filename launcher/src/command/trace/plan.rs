@@ -11,6 +11,7 @@ use super::{Layers, RecordArguments};
 use crate::command::setup::LocalModel;
 use crate::error::{Error, Exit};
 use crate::models::Specials;
+use crate::plan::TrainedContext;
 use crate::topology::{Request, Root, Topology, memory};
 
 /// Bytes of activations and scratch.
@@ -37,14 +38,15 @@ impl Plan {
         model: LocalModel,
         text: &str,
     ) -> Result<Self, Error> {
-        let LocalModel { path: model, config, tokenizer, .. } = model;
-        let layers = layers(&arguments.layers, config.layers)?;
+        let layers = layers(&arguments.layers, model.config.layers)?;
         let length = Length {
             prompt_tokens: arguments.prompt_tokens as usize,
             steps: arguments.steps as usize,
             from_text: !arguments.free_running,
         };
-        length.fits_training(config.trained_context)?;
+        let trained = model.trained_context(arguments.allow_beyond_trained);
+        length.fits_training(trained)?;
+        let LocalModel { path: model, config, tokenizer, .. } = model;
         let mut tokens = tokenizer.encode(text, Specials::Parse)?;
         tokenizer.add_bos(&mut tokens);
         let (prompt, continuation) = length.cut(&arguments.text, tokens)?;
@@ -94,17 +96,11 @@ impl Length {
         self.prompt_tokens + self.steps
     }
 
-    fn fits_training(self, trained: usize) -> Result<(), Error> {
-        let tokens = self.tokens();
-        if tokens <= trained {
-            return Ok(());
-        }
-        let Self { prompt_tokens, steps, .. } = self;
-        let message = format!(
-            "--prompt-tokens {prompt_tokens} and --steps {steps} make {tokens} tokens, but the model was trained on {trained}"
-        );
-        Err(Error::new(Exit::DoesNotFit, "context_beyond_trained", message)
-            .with_hint("record fewer, or choose a model with a longer context"))
+    fn fits_training(self, trained: TrainedContext) -> Result<(), Error> {
+        let (Self { prompt_tokens, steps, .. }, tokens) = (self, self.tokens());
+        let what =
+            format_args!("--prompt-tokens {prompt_tokens} with --steps {steps}, {tokens} tokens,");
+        trained.check(what, tokens)
     }
 
     /// Cuts the tokens of the text into the prompt and, if the steps go on with the text, theirs.
@@ -180,8 +176,9 @@ mod tests {
 
     #[test]
     fn more_than_the_model_was_trained_on_is_refused() {
-        assert!(LENGTH.fits_training(10).is_ok());
-        let error = LENGTH.fits_training(9).unwrap_err();
+        let trained = |tokens| TrainedContext { tokens, beyond: false };
+        assert!(LENGTH.fits_training(trained(10)).is_ok());
+        let error = LENGTH.fits_training(trained(9)).unwrap_err();
         assert_eq!((error.exit, error.kind.as_ref()), (Exit::DoesNotFit, "context_beyond_trained"));
     }
 

@@ -1,7 +1,7 @@
 //! `hindsight trace record`.
 
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -28,13 +28,13 @@ use crate::report::progress::RunProgress;
 
 /// What was recorded.
 #[derive(Debug, Serialize)]
-struct Report<'a> {
-    path: &'a Path,
-    model: &'a str,
-    text: &'a Path,
+pub(super) struct Report {
+    path: PathBuf,
+    model: String,
+    text: PathBuf,
     prompt_tokens: usize,
     steps: usize,
-    layers: &'a [usize],
+    layers: Vec<usize>,
     bytes: u64,
 }
 
@@ -43,15 +43,26 @@ struct Report<'a> {
 /// # Errors
 /// What is wrong with the input, what does not fit, or what failed.
 pub(super) fn run(arguments: &RecordArguments) -> Result<(), Error> {
-    block_on(answer(arguments))
+    let report = block_on(async {
+        let mut interrupts = Interrupts::listen()?;
+        record_text(arguments, || read_file(&arguments.text), &mut interrupts).await
+    })?;
+    print(arguments.json, &report)
 }
 
-async fn answer(arguments: &RecordArguments) -> Result<(), Error> {
+/// Records what `arguments` ask for; `text` is what the file has that they name.
+///
+/// # Errors
+/// What is wrong with the input, what does not fit, or what failed.
+pub(super) async fn record_text(
+    arguments: &RecordArguments,
+    text: impl FnOnce() -> Result<String, Error>,
+    interrupts: &mut Interrupts,
+) -> Result<Report, Error> {
     let quiet = arguments.quiet || arguments.json;
     let output = Output::new(arguments.output.clone(), arguments.force)?;
-    let mut interrupts = Interrupts::listen()?;
-    let text = read_file(&arguments.text)?;
-    let model = fetch(&arguments.model, quiet, &mut interrupts).await?;
+    let text = text()?;
+    let model = fetch(&arguments.model, quiet, interrupts).await?;
     let plan = Arc::new(Plan::new(arguments, LocalModel::open(model)?, &text)?);
     let cancelled = Arc::new(AtomicBool::new(false));
     let mut recording = tokio::task::spawn_blocking({
@@ -70,18 +81,15 @@ async fn answer(arguments: &RecordArguments) -> Result<(), Error> {
         }
     };
     let bytes = write(&output, arguments, &plan, &recording)?;
-    print(
-        arguments.json,
-        &Report {
-            path: output.path(),
-            model: &arguments.model,
-            text: &arguments.text,
-            prompt_tokens: plan.prompt.len(),
-            steps: recording.steps,
-            layers: &plan.layers,
-            bytes,
-        },
-    )
+    Ok(Report {
+        path: output.path().to_owned(),
+        model: arguments.model.clone(),
+        text: arguments.text.clone(),
+        prompt_tokens: plan.prompt.len(),
+        steps: recording.steps,
+        layers: plan.layers.clone(),
+        bytes,
+    })
 }
 
 /// Loads the model and records; may be cancelled after any chunk of the prompt and any step.
@@ -163,7 +171,7 @@ fn write(
 }
 
 #[expect(clippy::print_stdout, reason = "this is the command's output")]
-fn print(json: bool, report: &Report<'_>) -> Result<(), Error> {
+fn print(json: bool, report: &Report) -> Result<(), Error> {
     if json {
         println!("{}", serde_json::to_string(report).map_err(Error::internal)?);
         return Ok(());

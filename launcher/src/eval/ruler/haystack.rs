@@ -1,7 +1,7 @@
 //! Text to hide needles in.
 
 /// What ships with the project: the beginning of a book in the public domain.
-const BOOK: &str = include_str!("../../../../examples/alice.txt");
+pub const BOOK: &str = include_str!("../../../../examples/alice.txt");
 
 /// A text as words, begun anew where it ends.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -16,7 +16,7 @@ mod vt;
 mod words;
 
 pub use draft::{Draft, Materials};
-pub use haystack::Haystack;
+pub use haystack::{BOOK, Haystack};
 pub use qa::{Documents, DocumentsError};
 pub use task::Task;
 
