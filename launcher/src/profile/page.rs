@@ -5,44 +5,39 @@ use std::fmt::Write;
 use hindsight_protocol::profile::Activity;
 use hindsight_protocol::records::AttentionPolicy;
 use indicatif::HumanBytes;
+use plotters::style::RGBColor;
 
-use super::plots::{Bar, COLOURS, Failure, Line, heat_map, lines, timeline};
+use super::plots::{Bar, Line, heat_map, lines, timeline};
 use super::summary::{Percentiles, StepFigures, Summary, Traffic};
 use super::{ProfiledRun, Recorded};
+use crate::report::page::page as whole_page;
+use crate::report::plot::{COLOURS, PlotError};
 
-const STYLE: &str = "\
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
-table { border-collapse: collapse; margin: 1rem 0 } th, td { padding: .2rem .7rem; text-align: right }
-th { border-bottom: 2px solid #888 } td { border-bottom: 1px solid #ddd } .text { text-align: left }
-svg { max-width: 100%; height: auto } .key { display: inline-block; width: .8em; height: .8em; margin: 0 .3em 0 1em }";
-
-/// What the timeline tells apart, with the number of its colour.
-const SHOWN: [(Activity, &str, usize); 7] = [
-    (Activity::Append, "append", 4),
-    (Activity::Query, "query", 3),
-    (Activity::Wait, "wait", 1),
-    (Activity::Attend, "attend", 0),
-    (Activity::Sample, "sample", 5),
-    (Activity::Select, "select", 2),
-    (Activity::Audit, "audit", 3),
+/// What the timeline tells apart.
+const SHOWN: [(Activity, &str, RGBColor); 7] = [
+    (Activity::Append, "append", COLOURS[4]),
+    (Activity::Query, "query", COLOURS[3]),
+    (Activity::Wait, "wait", COLOURS[1]),
+    (Activity::Attend, "attend", COLOURS[0]),
+    (Activity::Sample, "sample", COLOURS[5]),
+    (Activity::Select, "select", COLOURS[2]),
+    (Activity::Audit, "audit", RGBColor(128, 128, 128)),
 ];
 
 /// The page.
-pub(super) fn page(summary: &Summary, recorded: &Recorded) -> Result<String, Failure> {
+pub(super) fn page(summary: &Summary, recorded: &Recorded) -> Result<String, PlotError> {
     let ProfiledRun { model, attention, prompt_tokens, .. } = &summary.run;
-    let title = format!("{} with {attention} attention", escape(model));
+    let title = format!("{model} with {attention} attention");
     let mut out = format!(
-        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>{title}</title>\
-         <style>{STYLE}</style></head>\n<body><h1>{title}</h1>\n\
-         <p>{} decode steps after a prompt of {prompt_tokens} tokens. The device was the CPU: bytes are those that \
+        "<p>{} decode steps after a prompt of {prompt_tokens} tokens. The device was the CPU: bytes are those that \
          would have travelled to and from a device of its own.</p>\n",
         summary.steps.len(),
     );
     totals(summary, &mut out);
     percentiles(summary, &mut out);
     if summary.steps.is_empty() {
-        out.push_str("<p>No decode step was taken.</p></body></html>\n");
-        return Ok(out);
+        out.push_str("<p>No decode step was taken.</p>\n");
+        return Ok(whole_page(&title, &out));
     }
     let mut section = |heading: &str, text: &str, plot: String| {
         // Writing to a string cannot fail.
@@ -73,8 +68,7 @@ pub(super) fn page(summary: &Summary, recorded: &Recorded) -> Result<String, Fai
     }
     let (step, plot) = one_step(summary, recorded)?;
     section("One step", &format!("The median step, at position {step}.{}", key()), plot);
-    out.push_str("</body></html>\n");
-    Ok(out)
+    Ok(whole_page(&title, &out))
 }
 
 fn totals(summary: &Summary, out: &mut String) {
@@ -137,7 +131,7 @@ fn per_step(summary: &Summary, name: &'static str, value: impl Fn(&StepFigures) 
 }
 
 #[expect(clippy::cast_precision_loss, reason = "bytes become coordinates")]
-fn bytes_by_reason(summary: &Summary) -> Result<String, Failure> {
+fn bytes_by_reason(summary: &Summary) -> Result<String, PlotError> {
     let kibibytes = |bytes: u64| bytes as f64 / 1024.0;
     let of = [
         per_step(summary, "missing blocks", |step| kibibytes(step.bytes.miss)),
@@ -147,7 +141,7 @@ fn bytes_by_reason(summary: &Summary) -> Result<String, Failure> {
     lines("position", "KiB", &of)
 }
 
-fn times(summary: &Summary) -> Result<String, Failure> {
+fn times(summary: &Summary) -> Result<String, PlotError> {
     let of = [
         per_step(summary, "step", |step| step.step_us / 1e3),
         per_step(summary, "attention", |step| step.attention_us / 1e3),
@@ -158,7 +152,7 @@ fn times(summary: &Summary) -> Result<String, Failure> {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "bytes become shares")]
-fn hit_rate(summary: &Summary) -> Result<String, Failure> {
+fn hit_rate(summary: &Summary) -> Result<String, PlotError> {
     let share = |step: &StepFigures| {
         let Traffic { hit, miss, .. } = step.bytes;
         if hit + miss == 0 { 1.0 } else { hit as f64 / (hit + miss) as f64 }
@@ -167,7 +161,7 @@ fn hit_rate(summary: &Summary) -> Result<String, Failure> {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "positions and bytes become coordinates")]
-fn by_layer(summary: &Summary, recorded: &Recorded) -> Result<String, Failure> {
+fn by_layer(summary: &Summary, recorded: &Recorded) -> Result<String, PlotError> {
     let (Some(first), Some(last)) = (summary.steps.first(), summary.steps.last()) else {
         return Ok(String::new());
     };
@@ -186,7 +180,7 @@ fn by_layer(summary: &Summary, recorded: &Recorded) -> Result<String, Failure> {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "counts become shares")]
-fn latency(recorded: &Recorded) -> Result<String, Failure> {
+fn latency(recorded: &Recorded) -> Result<String, PlotError> {
     let select = recorded.indexer.iter().filter(|event| event.activity == Activity::Select);
     let mut times: Vec<f64> =
         select.map(|event| event.ended_ns.saturating_sub(event.began_ns) as f64 / 1e3).collect();
@@ -205,7 +199,7 @@ fn latency(recorded: &Recorded) -> Result<String, Failure> {
 
 /// The position of the median step, and what was done in it.
 #[expect(clippy::cast_precision_loss, reason = "times become coordinates")]
-fn one_step(summary: &Summary, recorded: &Recorded) -> Result<(u64, String), Failure> {
+fn one_step(summary: &Summary, recorded: &Recorded) -> Result<(u64, String), PlotError> {
     let mut steps: Vec<&StepFigures> = summary.steps.iter().collect();
     steps.sort_unstable_by(|a, b| a.step_us.total_cmp(&b.step_us));
     let position = steps[steps.len() / 2].position;
@@ -217,12 +211,12 @@ fn one_step(summary: &Summary, recorded: &Recorded) -> Result<(u64, String), Fai
     let mut bars = Vec::new();
     for (row, events) in [&recorded.worker, &recorded.indexer].into_iter().enumerate() {
         for event in events.iter().filter(|event| event.detail.position == position) {
-            let Some((_, _, colour)) = SHOWN.iter().find(|shown| shown.0 == event.activity) else {
+            let Some(&(_, _, colour)) = SHOWN.iter().find(|shown| shown.0 == event.activity) else {
                 continue;
             };
             let since = |time: u64| time.saturating_sub(step.began_ns) as f64 / 1e3;
             let (from, to) = (since(event.began_ns), since(event.ended_ns));
-            bars.push(Bar { row, from, to, colour: *colour });
+            bars.push(Bar { row, from, to, colour });
         }
     }
     Ok((position, timeline("microseconds", &["worker", "indexer"], &bars)?))
@@ -231,8 +225,7 @@ fn one_step(summary: &Summary, recorded: &Recorded) -> Result<(u64, String), Fai
 /// What the colours of the timeline mean.
 fn key() -> String {
     let mut out = String::new();
-    for (_, name, colour) in SHOWN {
-        let plotters::style::RGBColor(red, green, blue) = COLOURS[colour];
+    for (_, name, RGBColor(red, green, blue)) in SHOWN {
         let _ = write!(
             out,
             "<span class=\"key\" style=\"background: rgb({red}, {green}, {blue})\"></span>{name}"
@@ -240,8 +233,4 @@ fn key() -> String {
     }
     out.push_str(" (the rest of the worker's time: projections)");
     out
-}
-
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }

@@ -1,26 +1,11 @@
 //! The plots of a profile's page, as SVG.
 
-use std::error::Error;
-
-use plotters::coord::Shift;
 use plotters::prelude::*;
+
+use crate::report::plot::{COLOURS, Chart, PlotError, draw_legend, draw_line, svg};
 
 /// Width and height in pixels.
 const SIZE: (u32, u32) = (960, 320);
-const FONT: &str = "sans-serif";
-
-/// Colours that people with any colour vision can tell apart (Okabe and Ito).
-pub(super) const COLOURS: [RGBColor; 6] = [
-    RGBColor(0, 114, 178),
-    RGBColor(213, 94, 0),
-    RGBColor(0, 158, 115),
-    RGBColor(204, 121, 167),
-    RGBColor(230, 159, 0),
-    RGBColor(86, 180, 233),
-];
-
-pub(super) type Failure = Box<dyn Error + Send + Sync>;
-type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
 /// A line with its name.
 pub(super) struct Line {
@@ -28,21 +13,21 @@ pub(super) struct Line {
     pub(super) points: Vec<(f64, f64)>,
 }
 
-/// Something that lasted: its row, when it began and ended, and its colour's number.
+/// Something that lasted: its row, when it began and ended, and its colour.
 pub(super) struct Bar {
     pub(super) row: usize,
     pub(super) from: f64,
     pub(super) to: f64,
-    pub(super) colour: usize,
+    pub(super) colour: RGBColor,
 }
 
 /// Lines over a common axis, upwards from 0.
-pub(super) fn lines(across: &str, upwards: &str, lines: &[Line]) -> Result<String, Failure> {
+pub(super) fn lines(across: &str, upwards: &str, lines: &[Line]) -> Result<String, PlotError> {
     svg(SIZE, |area| {
         let points = || lines.iter().flat_map(|line| &line.points);
         let (least, most) = ends(points().map(|point| point.0));
         let highest = points().map(|point| point.1).fold(1e-9, f64::max) * 1.05;
-        let mut chart = ChartBuilder::on(area)
+        let mut chart: Chart<'_, '_> = ChartBuilder::on(area)
             .margin(12)
             .x_label_area_size(40)
             .y_label_area_size(72)
@@ -55,24 +40,10 @@ pub(super) fn lines(across: &str, upwards: &str, lines: &[Line]) -> Result<Strin
             .x_desc(across)
             .y_desc(upwards)
             .draw()?;
-        for (number, line) in lines.iter().enumerate() {
-            let colour = COLOURS[number % COLOURS.len()];
-            chart
-                .draw_series(std::iter::once(PathElement::new(
-                    line.points.clone(),
-                    colour.stroke_width(2),
-                )))?
-                .label(line.name)
-                .legend(move |(x, y)| {
-                    Rectangle::new([(x, y - 4), (x + 12, y + 4)], colour.filled())
-                });
+        for (line, &colour) in lines.iter().zip(&COLOURS) {
+            draw_line(&mut chart, line.name, &line.points, colour)?;
         }
-        chart
-            .configure_series_labels()
-            .background_style(WHITE.mix(0.8))
-            .label_font((FONT, 13))
-            .draw()?;
-        Ok(())
+        draw_legend(&mut chart, SeriesLabelPosition::MiddleRight)
     })
 }
 
@@ -82,7 +53,7 @@ pub(super) fn heat_map(
     upwards: &str,
     columns: std::ops::Range<f64>,
     rows: &[(u32, Vec<f64>)],
-) -> Result<String, Failure> {
+) -> Result<String, PlotError> {
     svg((SIZE.0, SIZE.1 + 120), |area| {
         let most = rows.iter().flat_map(|row| &row.1).copied().fold(1e-9, f64::max);
         let (low, high) = ends(rows.iter().map(|row| f64::from(row.0)));
@@ -113,7 +84,7 @@ pub(super) fn heat_map(
 }
 
 /// What lasted how long, in rows with names.
-pub(super) fn timeline(across: &str, rows: &[&str], bars: &[Bar]) -> Result<String, Failure> {
+pub(super) fn timeline(across: &str, rows: &[&str], bars: &[Bar]) -> Result<String, PlotError> {
     svg((SIZE.0, 140), |area| {
         let (from, to) = ends(bars.iter().flat_map(|bar| [bar.from, bar.to]));
         let count = rows.len();
@@ -133,8 +104,8 @@ pub(super) fn timeline(across: &str, rows: &[&str], bars: &[Bar]) -> Result<Stri
             .draw()?;
         chart.draw_series(bars.iter().map(|bar| {
             let middle = (count - 1 - bar.row) as f64;
-            let colour = COLOURS[bar.colour % COLOURS.len()];
-            Rectangle::new([(bar.from, middle - 0.35), (bar.to, middle + 0.35)], colour.filled())
+            let corners = [(bar.from, middle - 0.35), (bar.to, middle + 0.35)];
+            Rectangle::new(corners, bar.colour.filled())
         }))?;
         Ok(())
     })
@@ -147,20 +118,6 @@ fn row_name(rows: &[&str], at: f64) -> String {
     }
     let from_below = at.round() as usize;
     rows.iter().rev().nth(from_below).map_or_else(String::new, |name| (*name).to_owned())
-}
-
-fn svg(
-    size: (u32, u32),
-    draw: impl FnOnce(&Area<'_>) -> Result<(), Failure>,
-) -> Result<String, Failure> {
-    let mut out = String::new();
-    {
-        let area = SVGBackend::with_string(&mut out, size).into_drawing_area();
-        area.fill(&WHITE)?;
-        draw(&area)?;
-        area.present()?;
-    }
-    Ok(out)
 }
 
 /// A number on an axis of a given length.

@@ -5,7 +5,7 @@ mod doctor;
 pub mod eval;
 pub mod eval_page;
 pub mod generation;
-mod page;
+pub(crate) mod page;
 pub mod placement;
 pub mod plot;
 pub mod progress;

@@ -4,10 +4,11 @@ const STYLE: &str = "\
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
 table { border-collapse: collapse; margin: 1rem 0 } th, td { padding: .2rem .7rem; text-align: right }
 th { border-bottom: 2px solid #888 } td { border-bottom: 1px solid #ddd } .text { text-align: left }
+svg { max-width: 100%; height: auto } .key { display: inline-block; width: .8em; height: .8em; margin: 0 .3em 0 1em }
 pre { white-space: pre-wrap; max-height: 24rem; overflow-y: auto; padding: .5rem; background: #f4f4f4 }";
 
 /// A page: `title`, which is also its heading, and the HTML below it.
-pub(super) fn page(title: &str, body: &str) -> String {
+pub(crate) fn page(title: &str, body: &str) -> String {
     let title = escape(title);
     format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>{title}</title>\
@@ -16,13 +17,13 @@ pub(super) fn page(title: &str, body: &str) -> String {
 }
 
 /// Text that cannot be taken for markup.
-pub(super) fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 /// Whether a page is closed properly and refers to nothing outside of it.
 #[cfg(test)]
-pub(super) fn assert_whole(page: &str, elements: &[&str]) {
+pub(crate) fn assert_whole(page: &str, elements: &[&str]) {
     assert!(page.starts_with("<!doctype html>") && page.ends_with("</html>\n"));
     for element in elements {
         let open = page.matches(&format!("<{element}>")).count()

@@ -62,6 +62,6 @@ fn draw(
             let name = against.attention.to_string();
             draw_curve(&mut chart, &name, &points, colour_of(against.attention))?;
         }
-        draw_legend(&mut chart)
+        draw_legend(&mut chart, SeriesLabelPosition::UpperLeft)
     })
 }

@@ -45,7 +45,7 @@ pub fn svg(rows: &[IndexBenchRow]) -> Result<String, PlotError> {
         for (name, points, colour) in &curves {
             draw_curve(&mut chart, name, points, *colour)?;
         }
-        draw_legend(&mut chart)
+        draw_legend(&mut chart, SeriesLabelPosition::UpperLeft)
     })
 }
 
