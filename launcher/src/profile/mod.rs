@@ -37,6 +37,8 @@ pub struct ProfiledRun {
     pub prompt_tokens: usize,
     /// Bytes of keys and values of one token.
     pub token_bytes: u64,
+    /// Bytes of a block of one KV head.
+    pub block_bytes: u64,
     /// Bytes of the model's file, which travel to the device once.
     pub weight_bytes: u64,
 }

@@ -119,8 +119,7 @@ impl Summary {
         let Recorded { worker, indexer } = recorded;
         let mut steps: BTreeMap<u64, StepFigures> = BTreeMap::new();
         let mut layers: BTreeMap<u32, LayerFigures> = BTreeMap::new();
-        let stepped = || worker.iter().filter(|event| event.activity == Activity::Step);
-        for event in stepped() {
+        for event in worker.iter().filter(|event| event.activity == Activity::Step) {
             let position = event.detail.position;
             let full_streaming_bytes = (position + 1) * run.token_bytes;
             let step = StepFigures {
@@ -132,17 +131,14 @@ impl Summary {
             steps.insert(position, step);
         }
         for event in worker.iter().chain(indexer) {
-            let (bytes, us) = (traffic(event), microseconds(event));
-            if let Some(step) = steps.get_mut(&event.detail.position) {
-                step.bytes.add(bytes);
-                match event.activity {
-                    Activity::Wait => step.waiting_us += us,
-                    Activity::Attend => step.attention_us += us,
-                    Activity::Select => step.selection_us += us,
-                    _ => {}
-                }
-            } else {
-                continue;
+            let (bytes, us) = (traffic(event, run.block_bytes), microseconds(event));
+            let Some(step) = steps.get_mut(&event.detail.position) else { continue };
+            step.bytes.add(bytes);
+            match event.activity {
+                Activity::Wait => step.waiting_us += us,
+                Activity::Attend => step.attention_us += us,
+                Activity::Select => step.selection_us += us,
+                _ => {}
             }
             if let Some(layer) = event.detail.layer {
                 let figures = layers
@@ -190,14 +186,12 @@ impl Summary {
     }
 }
 
-/// What an event made travel.
-fn traffic(event: &Event) -> Traffic {
+/// What an event made travel, in blocks of `block_bytes`.
+fn traffic(event: &Event, block_bytes: u64) -> Traffic {
     let mut traffic = Traffic::default();
     let bytes = event.detail.bytes;
     match event.activity {
         Activity::Select => {
-            let blocks = u64::from(event.detail.miss_blocks);
-            let block_bytes = bytes.checked_div(blocks).unwrap_or(0);
             traffic.miss = bytes;
             traffic.repair = if event.detail.repaired { bytes } else { 0 };
             traffic.hit = u64::from(event.detail.hit_blocks) * block_bytes;
@@ -250,6 +244,7 @@ mod tests {
             top_k: 8,
             prompt_tokens: 100,
             token_bytes: 64,
+            block_bytes: 200,
             weight_bytes: 0,
         }
     }
@@ -295,6 +290,13 @@ mod tests {
         assert_eq!(summary.layers[1].bytes.repair, 1200);
         let selection = summary.selection_us.unwrap();
         assert_eq!((selection.count, selection.p50, selection.max), (6, 3.0, 3.0));
+    }
+
+    #[test]
+    fn blocks_that_are_there_count_where_none_is_missing() {
+        let detail = Detail { hit_blocks: 6, ..Detail::default() };
+        let select = event(Activity::Select, 0, 1, detail);
+        assert_eq!(traffic(&select, 200), Traffic { hit: 1200, ..Traffic::default() });
     }
 
     #[test]

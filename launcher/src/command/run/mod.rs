@@ -94,12 +94,14 @@ async fn answer(arguments: RunArguments) -> Result<(), Error> {
 
 /// What a profile says of the run.
 fn profiled(arguments: &RunArguments, plan: &Plan) -> Result<ProfiledRun, Error> {
+    let geometry = &plan.settings.arena.geometry;
     Ok(ProfiledRun {
         model: arguments.model.clone(),
         attention: arguments.attention.attention.into(),
         top_k: plan.settings.index.top_k,
         prompt_tokens: plan.prompt.len(),
-        token_bytes: plan.settings.arena.geometry.token_bytes() as u64,
+        token_bytes: geometry.token_bytes() as u64,
+        block_bytes: geometry.block_bytes() as u64,
         weight_bytes: std::fs::metadata(&plan.model.path).map_err(Error::internal)?.len(),
     })
 }
