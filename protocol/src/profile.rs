@@ -50,6 +50,14 @@ pub struct Event {
     pub detail: Detail,
 }
 
+impl Event {
+    /// How long it lasted.
+    #[must_use]
+    pub const fn nanoseconds(&self) -> u64 {
+        self.ended_ns.saturating_sub(self.began_ns)
+    }
+}
+
 /// Where in a text and a model, and how much.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Detail {

@@ -259,7 +259,9 @@ impl<'a> ArenaAttention<'a> {
             query_stride: width,
         };
         let mut out = vec![0.0; q.len()];
-        let blocks = |head| all_blocks(self.arena.head(&self.slabs, layer, head, start + tokens));
+        let blocks = |head| {
+            blocks_of(self.arena.head(&self.slabs, layer, head, start + tokens), 0..start + tokens)
+        };
         self.kernels.prefill(
             &chunk,
             blocks,
@@ -431,10 +433,6 @@ fn block(view: HeadBlocks<'_>, number: usize) -> Block<'_> {
 fn blocks_of(view: HeadBlocks<'_>, tokens: Range<usize>) -> impl Iterator<Item = Block<'_>> {
     let size = view.block_tokens();
     (tokens.start / size..tokens.end.div_ceil(size)).map(move |number| block(view, number))
-}
-
-fn all_blocks(view: HeadBlocks<'_>) -> impl Iterator<Item = Block<'_>> {
-    (0..view.blocks()).map(move |number| block(view, number))
 }
 
 /// A layer or token count as it travels; arenas hold fewer than 2³² of either.

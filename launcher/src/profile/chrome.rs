@@ -8,7 +8,7 @@ use std::io::{Result, Write};
 use hindsight_protocol::profile::{Activity, Event};
 use serde_json::{Value, json};
 
-use super::Recorded;
+use super::{Recorded, microseconds};
 
 const WORKER: u32 = 1;
 const INDEXER: u32 = 2;
@@ -40,7 +40,7 @@ pub(super) fn write(recorded: &Recorded, out: &mut impl Write) -> Result<()> {
             if let Some((phase, at)) = arrow(event) {
                 put(json!({
                     "ph": phase, "pid": process, "tid": 1, "cat": "selection", "name": "selection",
-                    "id": arrow_id(event), "ts": microseconds(at, origin), "bp": "e",
+                    "id": arrow_id(event), "ts": microseconds(at - origin), "bp": "e",
                 }))?;
             }
         }
@@ -52,8 +52,8 @@ fn span(process: u32, event: &Event, origin: u64) -> Value {
     let detail = &event.detail;
     json!({
         "ph": "X", "pid": process, "tid": 1, "name": event.activity,
-        "ts": microseconds(event.began_ns, origin),
-        "dur": microseconds(event.ended_ns, event.began_ns),
+        "ts": microseconds(event.began_ns - origin),
+        "dur": microseconds(event.nanoseconds()),
         "args": {
             "position": detail.position, "layer": detail.layer, "kv_head": detail.kv_head, "bytes": detail.bytes,
             "hit_blocks": detail.hit_blocks, "miss_blocks": detail.miss_blocks, "repaired": detail.repaired,
@@ -74,10 +74,4 @@ fn arrow(event: &Event) -> Option<(char, u64)> {
 /// One arrow for each layer of each step.
 fn arrow_id(event: &Event) -> String {
     format!("{}.{}", event.detail.position, event.detail.layer.unwrap_or(0))
-}
-
-/// A time since another, in microseconds.
-#[expect(clippy::cast_precision_loss, reason = "runs last less than a hundred days")]
-fn microseconds(time: u64, since: u64) -> f64 {
-    time.saturating_sub(since) as f64 / 1e3
 }

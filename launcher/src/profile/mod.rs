@@ -95,6 +95,12 @@ impl ProfileFolder {
     }
 }
 
+/// Nanoseconds as microseconds.
+#[expect(clippy::cast_precision_loss, reason = "runs last less than a hundred days")]
+fn microseconds(nanoseconds: u64) -> f64 {
+    nanoseconds as f64 / 1e3
+}
+
 fn unwritable(path: &Path, error: &std::io::Error) -> Error {
     let message = format!("cannot write the profile {}: {error}", path.display());
     Error::new(Exit::Usage, "profile_unwritable", message)

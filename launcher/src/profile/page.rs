@@ -8,10 +8,11 @@ use indicatif::HumanBytes;
 use plotters::style::RGBColor;
 
 use super::plots::{Bar, Line, heat_map, lines, timeline};
-use super::summary::{Percentiles, StepFigures, Summary, Traffic};
-use super::{ProfiledRun, Recorded};
+use super::summary::{StepFigures, Summary, Traffic};
+use super::{ProfiledRun, Recorded, microseconds};
 use crate::report::page::page as whole_page;
 use crate::report::plot::{COLOURS, PlotError};
+use crate::report::spread::Percentiles;
 
 /// What the timeline tells apart.
 const SHOWN: [(Activity, &str, RGBColor); 7] = [
@@ -74,7 +75,7 @@ pub(super) fn page(summary: &Summary, recorded: &Recorded) -> Result<String, Plo
 fn totals(summary: &Summary, out: &mut String) {
     let Traffic { miss, repair, append, query, hit } = summary.decode_bytes;
     let steps = summary.steps.len().max(1) as u64;
-    let full: u64 = summary.steps.iter().map(|step| step.full_streaming_bytes).sum();
+    let full = summary.full_streaming_bytes;
     out.push_str("<table><tr><th class=\"text\">bytes</th><th>in all</th><th>per step</th></tr>\n");
     let rows = [
         ("weights, once", summary.run.weight_bytes, None),
@@ -182,8 +183,7 @@ fn by_layer(summary: &Summary, recorded: &Recorded) -> Result<String, PlotError>
 #[expect(clippy::cast_precision_loss, reason = "counts become shares")]
 fn latency(recorded: &Recorded) -> Result<String, PlotError> {
     let select = recorded.indexer.iter().filter(|event| event.activity == Activity::Select);
-    let mut times: Vec<f64> =
-        select.map(|event| event.ended_ns.saturating_sub(event.began_ns) as f64 / 1e3).collect();
+    let mut times: Vec<f64> = select.map(|event| microseconds(event.nanoseconds())).collect();
     times.sort_unstable_by(f64::total_cmp);
     // The last hundredth would squeeze all others together.
     let shown = times.len() * 99 / 100;
@@ -198,7 +198,6 @@ fn latency(recorded: &Recorded) -> Result<String, PlotError> {
 }
 
 /// The position of the median step, and what was done in it.
-#[expect(clippy::cast_precision_loss, reason = "times become coordinates")]
 fn one_step(summary: &Summary, recorded: &Recorded) -> Result<(u64, String), PlotError> {
     let mut steps: Vec<&StepFigures> = summary.steps.iter().collect();
     steps.sort_unstable_by(|a, b| a.step_us.total_cmp(&b.step_us));
@@ -214,7 +213,7 @@ fn one_step(summary: &Summary, recorded: &Recorded) -> Result<(u64, String), Plo
             let Some(&(_, _, colour)) = SHOWN.iter().find(|shown| shown.0 == event.activity) else {
                 continue;
             };
-            let since = |time: u64| time.saturating_sub(step.began_ns) as f64 / 1e3;
+            let since = |time: u64| microseconds(time.saturating_sub(step.began_ns));
             let (from, to) = (since(event.began_ns), since(event.ended_ns));
             bars.push(Bar { row, from, to, colour });
         }

@@ -6,7 +6,8 @@ use hindsight_protocol::profile::{Activity, Event};
 use hindsight_protocol::records::AttentionPolicy;
 use serde::Serialize;
 
-use super::{ProfiledRun, Recorded};
+use super::{ProfiledRun, Recorded, microseconds};
+use crate::report::spread::Percentiles;
 
 /// Bytes by why they travelled, or would have with a device of its own.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -37,21 +38,6 @@ impl Traffic {
         self.query += other.query;
         self.hit += other.hit;
     }
-}
-
-/// Percentiles of times, in microseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Percentiles {
-    /// How many times.
-    pub count: usize,
-    /// The middle one.
-    pub p50: f64,
-    /// Nine of ten do not exceed it.
-    pub p90: f64,
-    /// 99 of 100 do not exceed it.
-    pub p99: f64,
-    /// The longest.
-    pub max: f64,
 }
 
 /// One decode step.
@@ -98,6 +84,8 @@ pub struct Summary {
     pub prefill_bytes: u64,
     /// Bytes by reason, over all decode steps.
     pub decode_bytes: Traffic,
+    /// What streaming all keys and values would have taken, over all decode steps.
+    pub full_streaming_bytes: u64,
     /// All bytes of decode over what streaming all keys and values would have taken.
     pub share_of_full_streaming: f64,
     /// Selected blocks that the device held already; none where nothing was selected.
@@ -124,14 +112,14 @@ impl Summary {
             let full_streaming_bytes = (position + 1) * run.token_bytes;
             let step = StepFigures {
                 position,
-                step_us: microseconds(event),
+                step_us: microseconds(event.nanoseconds()),
                 full_streaming_bytes,
                 ..StepFigures::default()
             };
             steps.insert(position, step);
         }
         for event in worker.iter().chain(indexer) {
-            let (bytes, us) = (traffic(event, run.block_bytes), microseconds(event));
+            let (bytes, us) = (traffic(event, run.block_bytes), microseconds(event.nanoseconds()));
             let Some(step) = steps.get_mut(&event.detail.position) else { continue };
             step.bytes.add(bytes);
             match event.activity {
@@ -159,7 +147,8 @@ impl Summary {
         steps.values().for_each(|step| decode_bytes.add(step.bytes));
         let full: u64 = steps.values().map(|step| step.full_streaming_bytes).sum();
         let of = |activity: Activity, events: &[Event]| {
-            percentiles(events.iter().filter(|event| event.activity == activity).map(microseconds))
+            let of_activity = events.iter().filter(|event| event.activity == activity);
+            Percentiles::of(of_activity.map(|event| microseconds(event.nanoseconds())).collect())
         };
         let blocks = |count: fn(&Event) -> u32| {
             indexer.iter().map(|event| u64::from(count(event))).sum::<u64>()
@@ -173,6 +162,7 @@ impl Summary {
                 .filter(|event| event.activity == Activity::Prefill)
                 .map(|event| event.detail.bytes)
                 .sum(),
+            full_streaming_bytes: full,
             share_of_full_streaming: ratio(decode_bytes.total(), full).unwrap_or(0.0),
             hit_rate: ratio(hits, hits + misses),
             decode_bytes,
@@ -203,28 +193,9 @@ fn traffic(event: &Event, block_bytes: u64) -> Traffic {
     traffic
 }
 
-#[expect(clippy::cast_precision_loss, reason = "times and bytes become figures of a few digits")]
-fn microseconds(event: &Event) -> f64 {
-    event.ended_ns.saturating_sub(event.began_ns) as f64 / 1e3
-}
-
 #[expect(clippy::cast_precision_loss, reason = "counts become ratios of a few digits")]
 fn ratio(part: u64, whole: u64) -> Option<f64> {
     (whole > 0).then(|| part as f64 / whole as f64)
-}
-
-fn percentiles(times: impl Iterator<Item = f64>) -> Option<Percentiles> {
-    let mut sorted: Vec<f64> = times.collect();
-    sorted.sort_unstable_by(f64::total_cmp);
-    let last = sorted.len().checked_sub(1)?;
-    let at = |percent: usize| sorted[last * percent / 100];
-    Some(Percentiles {
-        count: sorted.len(),
-        p50: at(50),
-        p90: at(90),
-        p99: at(99),
-        max: sorted[last],
-    })
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! Several measurements of the same thing.
 
+use serde::Serialize;
+
 /// The middle and both ends of some measurements.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Spread {
@@ -30,6 +32,32 @@ impl Spread {
     }
 }
 
+/// Percentiles of times, in the unit of the times.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Percentiles {
+    /// How many times.
+    pub count: usize,
+    /// The middle one.
+    pub p50: f64,
+    /// Nine of ten do not exceed it.
+    pub p90: f64,
+    /// 99 of 100 do not exceed it.
+    pub p99: f64,
+    /// The longest.
+    pub max: f64,
+}
+
+impl Percentiles {
+    /// Those of `times`, of which there must be one.
+    #[must_use]
+    pub fn of(mut times: Vec<f64>) -> Option<Self> {
+        times.sort_unstable_by(f64::total_cmp);
+        let last = times.len().checked_sub(1)?;
+        let at = |percent: usize| times[last * percent / 100];
+        Some(Self { count: times.len(), p50: at(50), p90: at(90), p99: at(99), max: times[last] })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -39,5 +67,13 @@ mod tests {
         assert_eq!(Spread::of(&[3.0, 1.0, 2.0]), Spread { median: 2.0, least: 1.0, most: 3.0 });
         assert_eq!(Spread::of(&[4.0, 1.0]), Spread { median: 2.5, least: 1.0, most: 4.0 });
         assert!(Spread::of(&[]).median.is_nan());
+    }
+
+    #[test]
+    fn percentiles_are_of_the_times_in_order() {
+        let times = (0..=200).rev().map(f64::from).collect();
+        let expected = Percentiles { count: 201, p50: 100.0, p90: 180.0, p99: 198.0, max: 200.0 };
+        assert_eq!(Percentiles::of(times), Some(expected));
+        assert_eq!(Percentiles::of(Vec::new()), None);
     }
 }

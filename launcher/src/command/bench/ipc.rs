@@ -15,6 +15,7 @@ use hindsight_protocol::ring::{Patience, Receiver, Sender};
 use super::echo::Transport;
 use crate::error::{Error, Exit};
 use crate::report::speed::{IpcRow, ipc_table};
+use crate::report::spread::Percentiles;
 
 /// Round trips before those that count.
 const WARM_UP: usize = 1000;
@@ -69,16 +70,16 @@ pub(super) fn run(arguments: &IpcBenchArguments) -> Result<(), Error> {
     }
     let rows: Vec<IpcRow> = Transport::ALL
         .into_iter()
-        .zip(&mut times)
-        .map(|(transport, times)| {
-            times.sort_unstable_by(f64::total_cmp);
-            IpcRow {
+        .zip(times)
+        .filter_map(|(transport, times)| {
+            let Percentiles { count, p50, p99, .. } = Percentiles::of(times)?;
+            Some(IpcRow {
                 transport: transport.name(),
                 message_bytes: message.len(),
-                messages: times.len(),
-                round_trip_us_p50: times[times.len() / 2],
-                round_trip_us_p99: times[times.len() * 99 / 100],
-            }
+                messages: count,
+                round_trip_us_p50: p50,
+                round_trip_us_p99: p99,
+            })
         })
         .collect();
     if arguments.json {
