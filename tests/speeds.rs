@@ -11,24 +11,19 @@ fn bench(arguments: &[&str]) -> Value {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
+/// A measurement that runs a model.
+fn bench_model(part: &str, arguments: &[&str]) -> Value {
+    let model = model();
+    bench(&[&[part, "--model", model.to_str().unwrap()], arguments].concat())
+}
+
 fn number(row: &Value, key: &str) -> f64 {
     row[key].as_f64().unwrap_or_else(|| panic!("no {key} in {row}"))
 }
 
 #[test]
 fn decode_steps_are_timed_at_every_depth_and_their_stages_make_up_the_step() {
-    let model = model();
-    let rows = bench(&[
-        "decode",
-        "--model",
-        model.to_str().unwrap(),
-        "--depth",
-        "600,0",
-        "-n",
-        "4",
-        "--repeats",
-        "2",
-    ]);
+    let rows = bench_model("decode", &["--depth", "600,0", "-n", "4", "--repeats", "2"]);
     let rows = rows.as_array().unwrap();
     let settings: Vec<_> = rows
         .iter()
@@ -55,21 +50,10 @@ fn decode_steps_are_timed_at_every_depth_and_their_stages_make_up_the_step() {
 
 #[test]
 fn keys_and_values_can_be_repeated_up_to_a_depth_that_nobody_reads() {
-    let model = model();
-    let rows = bench(&[
+    let rows = bench_model(
         "decode",
-        "--model",
-        model.to_str().unwrap(),
-        "--depth",
-        "6000",
-        "--synthetic-kv",
-        "-a",
-        "full,lfps",
-        "-n",
-        "4",
-        "--repeats",
-        "1",
-    ]);
+        &["--depth", "6000", "--synthetic-kv", "-a", "full,lfps", "-n", "4", "--repeats", "1"],
+    );
     let (full, lfps) = (&rows[0], &rows[1]);
     assert!(full["synthetic_kv"] == true && lfps["synthetic_kv"] == true);
     let read = number(full, "link_bytes_per_token");
@@ -80,16 +64,7 @@ fn keys_and_values_can_be_repeated_up_to_a_depth_that_nobody_reads() {
 
 #[test]
 fn prompts_of_several_lengths_are_timed() {
-    let model = model();
-    let rows = bench(&[
-        "prefill",
-        "--model",
-        model.to_str().unwrap(),
-        "--tokens",
-        "32,200",
-        "--repeats",
-        "2",
-    ]);
+    let rows = bench_model("prefill", &["--tokens", "32,200", "--repeats", "2"]);
     let lengths: Vec<_> =
         rows.as_array().unwrap().iter().map(|row| row["tokens"].as_u64().unwrap()).collect();
     assert_eq!(lengths, [32, 32, 200, 200]);

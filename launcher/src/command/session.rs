@@ -7,6 +7,7 @@ use hindsight_protocol::telemetry::TelemetryPage;
 
 use super::interrupt::{Interrupts, interrupted};
 use crate::error::Error;
+use crate::eval::perplexity::Predicted;
 use crate::report::progress::RunProgress;
 use crate::supervise::{Event, Processes, Settings};
 
@@ -37,6 +38,14 @@ pub(in crate::command) struct Scores {
     pub(in crate::command) likeliest: Vec<u32>,
     pub(in crate::command) leads: Vec<f32>,
     pub(in crate::command) decode_s: f64,
+}
+
+impl Scores {
+    /// The same as it is kept, by the number of the text.
+    pub(in crate::command) fn keep(self, index: u64) -> Predicted {
+        let Self { log_probabilities, likeliest, leads, decode_s } = self;
+        Predicted { index, log_probabilities, likeliest, leads, decode_s }
+    }
 }
 
 impl Session {
@@ -168,13 +177,12 @@ impl Session {
         shipped + steps * token
     }
 
-    /// Ends the processes when all went well.
-    pub(in crate::command) async fn end(self) {
-        self.processes.end().await;
-    }
-
-    /// Ends them at once when something has failed.
-    pub(in crate::command) async fn abort(self) {
-        self.processes.abort().await;
+    /// Ends the processes: at once if something has failed. Hands on what came of the work.
+    pub(in crate::command) async fn end<T>(self, outcome: Result<T, Error>) -> Result<T, Error> {
+        match outcome {
+            Ok(_) => self.processes.end().await,
+            Err(_) => self.processes.abort().await,
+        }
+        outcome
     }
 }

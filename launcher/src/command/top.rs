@@ -74,7 +74,7 @@ fn find(pid: Option<u32>) -> Result<Instance, Error> {
 fn once(arguments: &TopArguments, instance: &Instance, interval: Duration) -> Result<(), Error> {
     let (began, earlier) = (Instant::now(), Sample::of(&instance.page));
     std::thread::sleep(interval);
-    let rates = Sample::of(&instance.page).since(&earlier, began.elapsed());
+    let rates = Sample::of(&instance.page).since(&earlier).rates(began.elapsed());
     if arguments.json {
         let report = serde_json::json!({ "pid": instance.pid, "rates": rates });
         println!("{report}");
@@ -100,7 +100,7 @@ fn live(instance: &Instance, interval: Duration) -> std::io::Result<()> {
         }
         if looked.elapsed() >= interval {
             let now = Sample::of(&instance.page);
-            let rates: Rates = now.since(&sample, looked.elapsed());
+            let rates: Rates = now.since(&sample).rates(looked.elapsed());
             (looked, sample) = (Instant::now(), now);
             dashboard.push(rates, is_running(instance.pid));
         }

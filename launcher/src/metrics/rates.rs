@@ -5,7 +5,7 @@ use std::time::Duration;
 use hindsight_protocol::telemetry::Telemetry;
 use serde::Serialize;
 
-/// Counters at one moment.
+/// Counters at one moment, or what they have grown by.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Sample {
     prefill_tokens: u64,
@@ -16,10 +16,11 @@ pub struct Sample {
     misses: u64,
     selections: u64,
     repairs: u64,
-    select_ns: u64,
-    decode_ns: u64,
-    attention_ns: u64,
-    waiting_ns: u64,
+    pub(crate) select_ns: u64,
+    pub(crate) decode_ns: u64,
+    pub(crate) attention_ns: u64,
+    pub(crate) waiting_ns: u64,
+    pub(crate) sampling_ns: u64,
     audits: u64,
     audit_recall: f64,
     audit_mass: f64,
@@ -72,38 +73,57 @@ impl Sample {
             decode_ns: worker.decode_ns.get(),
             attention_ns: worker.attention_ns.get(),
             waiting_ns: worker.waiting_ns.get(),
+            sampling_ns: worker.sampling_ns.get(),
             audits: indexer.audits.get(),
             audit_recall: indexer.audit_recall.get(),
             audit_mass: indexer.audit_mass.get(),
         }
     }
 
-    /// What has happened since an earlier sample, `elapsed` ago.
+    /// What the counters have grown by since an earlier sample.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        let grown = |field: fn(&Self) -> u64| field(self).saturating_sub(field(earlier));
+        Self {
+            prefill_tokens: grown(|sample| sample.prefill_tokens),
+            decode_tokens: grown(|sample| sample.decode_tokens),
+            appended_bytes: grown(|sample| sample.appended_bytes),
+            shipped_bytes: grown(|sample| sample.shipped_bytes),
+            hits: grown(|sample| sample.hits),
+            misses: grown(|sample| sample.misses),
+            selections: grown(|sample| sample.selections),
+            repairs: grown(|sample| sample.repairs),
+            select_ns: grown(|sample| sample.select_ns),
+            decode_ns: grown(|sample| sample.decode_ns),
+            attention_ns: grown(|sample| sample.attention_ns),
+            waiting_ns: grown(|sample| sample.waiting_ns),
+            sampling_ns: grown(|sample| sample.sampling_ns),
+            audits: grown(|sample| sample.audits),
+            audit_recall: self.audit_recall - earlier.audit_recall,
+            audit_mass: self.audit_mass - earlier.audit_mass,
+        }
+    }
+
+    /// The rates of what counters have grown by in the time `elapsed`.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "counts become rates of a few digits")]
-    pub fn since(&self, earlier: &Self, elapsed: Duration) -> Rates {
-        let grown = |field: fn(&Self) -> u64| field(self).saturating_sub(field(earlier)) as f64;
-        let per = |part: f64, whole: f64| (whole > 0.0).then(|| part / whole);
+    pub fn rates(&self, elapsed: Duration) -> Rates {
+        let per = |part: f64, whole: u64| (whole > 0).then(|| part / whole as f64);
+        let us_per_token = |ns: u64| per(ns as f64 / 1e3, self.decode_tokens);
         let seconds = elapsed.as_secs_f64().max(1e-9);
-        let tokens = grown(|sample| sample.decode_tokens);
-        let selections = grown(|sample| sample.selections);
-        let (hits, misses) = (grown(|sample| sample.hits), grown(|sample| sample.misses));
-        let shipped = grown(|sample| sample.shipped_bytes);
-        let audits = grown(|sample| sample.audits);
-        let us_per_token = |ns: f64| per(ns / 1e3, tokens);
         Rates {
-            prefill_tokens_per_s: grown(|sample| sample.prefill_tokens) / seconds,
-            decode_tokens_per_s: tokens / seconds,
-            step_us: us_per_token(grown(|sample| sample.decode_ns)),
-            attention_us: us_per_token(grown(|sample| sample.attention_ns)),
-            waiting_us: us_per_token(grown(|sample| sample.waiting_ns)),
-            selection_us: per(grown(|sample| sample.select_ns) / 1e3, selections),
-            shipped_bytes_per_token: per(shipped, tokens),
-            link_bytes_per_s: (shipped + grown(|sample| sample.appended_bytes)) / seconds,
-            hit_rate: per(hits, hits + misses),
-            repair_rate: per(grown(|sample| sample.repairs), selections),
-            audit_recall: per(self.audit_recall - earlier.audit_recall, audits),
-            audit_mass: per(self.audit_mass - earlier.audit_mass, audits),
+            prefill_tokens_per_s: self.prefill_tokens as f64 / seconds,
+            decode_tokens_per_s: self.decode_tokens as f64 / seconds,
+            step_us: us_per_token(self.decode_ns),
+            attention_us: us_per_token(self.attention_ns),
+            waiting_us: us_per_token(self.waiting_ns),
+            selection_us: per(self.select_ns as f64 / 1e3, self.selections),
+            shipped_bytes_per_token: per(self.shipped_bytes as f64, self.decode_tokens),
+            link_bytes_per_s: (self.shipped_bytes + self.appended_bytes) as f64 / seconds,
+            hit_rate: per(self.hits as f64, self.hits + self.misses),
+            repair_rate: per(self.repairs as f64, self.selections),
+            audit_recall: per(self.audit_recall, self.audits),
+            audit_mass: per(self.audit_mass, self.audits),
         }
     }
 }
@@ -126,7 +146,7 @@ mod tests {
             audit_mass: 1.5,
             ..earlier
         };
-        let rates = now.since(&earlier, Duration::from_millis(500));
+        let rates = now.since(&earlier).rates(Duration::from_millis(500));
         assert_eq!(rates.decode_tokens_per_s, 40.0);
         assert_eq!(rates.step_us, Some(100.0));
         assert_eq!(rates.hit_rate, Some(0.9));
@@ -138,6 +158,6 @@ mod tests {
     #[test]
     fn nothing_that_happens_has_no_rate() {
         let sample = Sample::default();
-        assert_eq!(sample.since(&sample, Duration::ZERO), Rates::default());
+        assert_eq!(sample.since(&sample).rates(Duration::ZERO), Rates::default());
     }
 }

@@ -6,6 +6,8 @@ use std::ops::{AddAssign, Div};
 use hindsight_protocol::records::AttentionPolicy;
 use serde::Serialize;
 
+use crate::metrics::Sample;
+
 /// What a decode step's time goes to, in microseconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct StepTimes {
@@ -24,6 +26,23 @@ pub struct StepTimes {
 }
 
 impl StepTimes {
+    /// The times of the decode steps by which counters have grown, all together.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "nanoseconds become means of a few digits")]
+    pub fn of(grown: &Sample) -> Self {
+        let us = |ns: u64| ns as f64 / 1e3;
+        let (attention, waiting) = (us(grown.attention_ns), us(grown.waiting_ns));
+        let (sampling, total) = (us(grown.sampling_ns), us(grown.decode_ns));
+        Self {
+            projections: total - attention - waiting - sampling,
+            attention,
+            selection: us(grown.select_ns),
+            waiting,
+            sampling,
+            total,
+        }
+    }
+
     fn each(self, other: Self, join: impl Fn(f64, f64) -> f64) -> Self {
         Self {
             projections: join(self.projections, other.projections),

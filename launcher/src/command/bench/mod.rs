@@ -1,5 +1,6 @@
 //! `hindsight bench`: how fast the parts are on this machine.
 
+mod common;
 mod decode;
 mod default_trace;
 pub mod echo;
@@ -33,8 +34,8 @@ impl BenchArguments {
     /// Whether results and errors are printed as JSON.
     pub(super) const fn json(&self) -> bool {
         match &self.part {
-            Part::Decode(arguments) => arguments.json,
-            Part::Prefill(arguments) => arguments.json,
+            Part::Decode(arguments) => arguments.common.json,
+            Part::Prefill(arguments) => arguments.common.json,
             Part::Index(arguments) => arguments.json,
             Part::Ipc(arguments) => arguments.json,
         }

@@ -1,18 +1,13 @@
 //! `hindsight bench prefill`: reading prompts of several lengths.
 
-use std::path::PathBuf;
-
 use clap::Args;
 use hindsight_protocol::records::AttentionPolicy;
 
-use super::text::DepthText;
-use crate::command::index_arguments::IndexArguments;
+use super::common::BenchCommon;
 use crate::command::interrupt::Interrupts;
-use crate::command::pull::fetch;
-use crate::command::run::arguments::{Attention, MachineArguments};
+use crate::command::run::arguments::Attention;
 use crate::command::runtime::block_on;
 use crate::command::session::Session;
-use crate::command::setup::{LocalModel, settings};
 use crate::error::Error;
 use crate::report::progress::RunProgress;
 use crate::report::speed::{PrefillRow, prefill_table};
@@ -24,10 +19,6 @@ use crate::report::spread::Spread;
 /// one pair of processes, in turns; no prompt begins like the one before. Tokens per second are medians over the repeats.
 #[derive(Debug, Args)]
 pub(super) struct PrefillBenchArguments {
-    /// Model: a name that `hindsight pull` knows, a GGUF file, or hf:owner/repo/file.gguf
-    #[arg(short, long, env = "HINDSIGHT_MODEL", default_value = "smollm2-135m")]
-    model: String,
-
     /// Tokens of the prompt, one or several
     #[arg(long, value_delimiter = ',', default_value = "512,4096")]
     tokens: Vec<usize>,
@@ -36,25 +27,9 @@ pub(super) struct PrefillBenchArguments {
     #[arg(short, long, value_enum, value_delimiter = ',', default_value = "full,lfps")]
     attention: Vec<Attention>,
 
-    /// How often everything is measured
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
-    repeats: u32,
-
-    /// Text to read [default: the first chapters of Alice in Wonderland, over and over]
-    #[arg(long, value_name = "FILE")]
-    text: Option<PathBuf>,
-
-    /// The index's parameters.
+    /// What it shares with other measurements.
     #[command(flatten)]
-    index: IndexArguments,
-
-    /// Where it runs.
-    #[command(flatten)]
-    machine: MachineArguments,
-
-    /// Print one JSON array instead of a table
-    #[arg(long)]
-    pub(super) json: bool,
+    pub(super) common: BenchCommon,
 }
 
 /// Runs the command.
@@ -68,58 +43,55 @@ pub(super) fn run(arguments: &PrefillBenchArguments) -> Result<(), Error> {
 #[expect(clippy::print_stdout, reason = "this is the command's output")]
 async fn measure(arguments: &PrefillBenchArguments) -> Result<(), Error> {
     let mut interrupts = Interrupts::listen()?;
-    let path = fetch(&arguments.model, arguments.json, &mut interrupts).await?;
-    let model = LocalModel::open(path)?;
-    let text = DepthText::read(arguments.text.as_deref(), &model.tokenizer)?;
+    let common = &arguments.common;
+    let (model, text) = common.open(&mut interrupts).await?;
     let longest = arguments.tokens.iter().copied().max().unwrap_or(1).max(1);
-    let settings =
-        settings(&model, &arguments.machine, arguments.index.parameters()?, longest + 1)?;
+    let settings = common.settings(&model, longest + 1)?;
     let threads = settings.placement.prefill_threads;
-    let progress = RunProgress::new(arguments.json);
-    progress.begin_work(arguments.tokens.len() as u64 * u64::from(arguments.repeats));
+    let progress = RunProgress::new(common.json);
+    progress.begin_work(arguments.tokens.len() as u64 * u64::from(common.repeats));
     progress.begin("loading the model");
     let mut session = Session::start(settings, &[], &mut interrupts).await?;
-    let mut rows = Vec::new();
+    // Each prompt has another beginning: nothing is known of it from the one before.
     let mut start = 0;
-    for &tokens in &arguments.tokens {
-        let mut measured = vec![Vec::new(); arguments.attention.len()];
-        for _ in 0..arguments.repeats {
-            progress.begin(format!("{tokens} tokens"));
-            for (&attention, measured) in arguments.attention.iter().zip(&mut measured) {
-                // Another beginning: nothing is known of it from the prompt before.
-                start += 1;
-                let prompt = text.part(start, tokens.max(1));
-                let policy = AttentionPolicy::from(attention);
-                let read = match session.generate(&prompt, 1, policy, &mut interrupts).await {
-                    Ok(text) => text.generated,
-                    Err(error) => {
-                        progress.finish();
-                        session.abort().await;
-                        return Err(error);
-                    }
-                };
-                #[expect(clippy::cast_precision_loss, reason = "counts of tokens are small")]
-                measured.push(read.prefilled_tokens as f64 / read.prefill_s);
+    let outcome = async {
+        let mut rows = Vec::new();
+        for &tokens in &arguments.tokens {
+            let mut measured = vec![Vec::new(); arguments.attention.len()];
+            for _ in 0..common.repeats {
+                progress.begin(format!("{tokens} tokens"));
+                for (&attention, measured) in arguments.attention.iter().zip(&mut measured) {
+                    start += 1;
+                    let prompt = text.part(start, tokens.max(1));
+                    let policy = AttentionPolicy::from(attention);
+                    let read =
+                        session.generate(&prompt, 1, policy, &mut interrupts).await?.generated;
+                    #[expect(clippy::cast_precision_loss, reason = "counts of tokens are small")]
+                    measured.push(read.prefilled_tokens as f64 / read.prefill_s);
+                }
+                progress.advance(1);
             }
-            progress.advance(1);
+            let measured = arguments.attention.iter().zip(&measured);
+            rows.extend(measured.map(|(&attention, measured)| {
+                let Spread { median, least, most } = Spread::of(measured);
+                PrefillRow {
+                    model: common.model.clone(),
+                    attention: attention.into(),
+                    tokens,
+                    threads,
+                    repeats: common.repeats,
+                    tokens_per_s: median,
+                    tokens_per_s_min: least,
+                    tokens_per_s_max: most,
+                }
+            }));
         }
-        rows.extend(arguments.attention.iter().zip(&measured).map(|(&attention, measured)| {
-            let Spread { median, least, most } = Spread::of(measured);
-            PrefillRow {
-                model: arguments.model.clone(),
-                attention: attention.into(),
-                tokens,
-                threads,
-                repeats: arguments.repeats,
-                tokens_per_s: median,
-                tokens_per_s_min: least,
-                tokens_per_s_max: most,
-            }
-        }));
-    }
+        Ok(rows)
+    };
+    let outcome = outcome.await;
     progress.finish();
-    session.end().await;
-    if arguments.json {
+    let rows = session.end(outcome).await?;
+    if common.json {
         println!("{}", serde_json::to_string(&rows).map_err(Error::internal)?);
     } else {
         print!("{}", prefill_table(&rows));

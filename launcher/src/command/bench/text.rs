@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use crate::command::run::prompt::read_file;
 use crate::error::{Error, Exit};
 use crate::eval::ruler::BOOK;
 use crate::models::{Specials, Tokenizer};
@@ -15,10 +16,7 @@ pub(super) struct DepthText {
 impl DepthText {
     /// The text of a file, or else the first chapters of Alice's Adventures in Wonderland.
     pub(super) fn read(file: Option<&Path>, tokenizer: &Tokenizer) -> Result<Self, Error> {
-        let text = file.map(std::fs::read_to_string).transpose().map_err(|error| {
-            let path = file.unwrap_or(Path::new("")).display();
-            Error::new(Exit::Prompt, "text_unreadable", format!("{path}: {error}"))
-        })?;
+        let text = file.map(read_file).transpose()?;
         let tokens = tokenizer.encode(text.as_deref().unwrap_or(BOOK), Specials::Text)?;
         if tokens.is_empty() {
             return Err(Error::new(Exit::Prompt, "text_empty", "the text holds no tokens"));

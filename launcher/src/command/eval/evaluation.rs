@@ -160,8 +160,8 @@ impl Evaluation<'_> {
         progress.begin("loading the model");
         let stop = self.model.tokenizer.stop_ids();
         let mut session = Session::start(settings, stop, interrupts).await?;
-        for (key, attentions) in open {
-            let outcome = async {
+        let outcome = async {
+            for (key, attentions) in open {
                 let case = make(key)?;
                 for attention in attentions {
                     let Key { task, length, index, .. } = key;
@@ -169,18 +169,13 @@ impl Evaluation<'_> {
                     let answer = self.answer(&mut session, &case, attention, interrupts).await?;
                     answered.push(Answered { key: key.clone(), attention, answer });
                 }
-                Ok(())
-            };
-            if let Err(error) = outcome.await {
-                progress.finish();
-                session.abort().await;
-                return Err(error);
+                progress.advance(weight(key));
             }
-            progress.advance(weight(key));
-        }
+            Ok(())
+        };
+        let outcome = outcome.await;
         progress.finish();
-        session.end().await;
-        Ok(())
+        session.end(outcome).await
     }
 
     async fn answer(

@@ -187,11 +187,7 @@ impl Work<'_> {
         let mut session = session.with_sampling(self.sampling).with_progress(progress.clone());
         let outcome = self.decode(decoded, &mut session, &progress, interrupts).await;
         progress.finish();
-        match outcome {
-            Ok(()) => session.end().await,
-            Err(_) => session.abort().await,
-        }
-        outcome
+        session.end(outcome).await
     }
 
     async fn decode(
@@ -222,13 +218,7 @@ impl Work<'_> {
             if predicted.is_none() {
                 progress.begin(format!("{attention} is given the text"));
                 let scores = session.score(self.prompt, &text, *attention, interrupts).await?;
-                let new = Predicted {
-                    index: 0,
-                    log_probabilities: scores.log_probabilities,
-                    likeliest: scores.likeliest,
-                    leads: scores.leads,
-                    decode_s: scores.decode_s,
-                };
+                let new = scores.keep(0);
                 self.results.append(&predicted_file(*attention), &new).map_err(unkept)?;
                 *predicted = Some(new);
             }

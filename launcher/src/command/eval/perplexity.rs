@@ -131,36 +131,26 @@ async fn predict(
     progress.begin_work(open.len() as u64);
     progress.begin("loading the model");
     let mut session = Session::start(settings, model.tokenizer.stop_ids(), interrupts).await?;
-    for (index, &Window { start, predicted, end }) in open {
-        let (prompt, text) = (&tokens[start..predicted], &tokens[predicted..end]);
-        for (attention, known) in predictions.iter_mut() {
-            if known.contains_key(&index) {
-                continue;
-            }
-            progress.begin(format!("window {index} {attention}"));
-            let scores = match session.score(prompt, text, *attention, interrupts).await {
-                Ok(scores) => scores,
-                Err(error) => {
-                    progress.finish();
-                    session.abort().await;
-                    return Err(error);
+    let outcome = async {
+        for (index, &Window { start, predicted, end }) in open {
+            let (prompt, text) = (&tokens[start..predicted], &tokens[predicted..end]);
+            for (attention, known) in predictions.iter_mut() {
+                if known.contains_key(&index) {
+                    continue;
                 }
-            };
-            let window = Predicted {
-                index,
-                log_probabilities: scores.log_probabilities,
-                likeliest: scores.likeliest,
-                leads: scores.leads,
-                decode_s: scores.decode_s,
-            };
-            results.append(&results_file(*attention), &window).map_err(unkept)?;
-            known.insert(index, window);
+                progress.begin(format!("window {index} {attention}"));
+                let scores = session.score(prompt, text, *attention, interrupts).await?;
+                let window = scores.keep(index);
+                results.append(&results_file(*attention), &window).map_err(unkept)?;
+                known.insert(index, window);
+            }
+            progress.advance(1);
         }
-        progress.advance(1);
-    }
+        Ok(())
+    };
+    let outcome = outcome.await;
     progress.finish();
-    session.end().await;
-    Ok(())
+    session.end(outcome).await
 }
 
 fn results_file(attention: AttentionPolicy) -> String {
