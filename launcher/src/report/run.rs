@@ -11,6 +11,9 @@ use serde::Serialize;
 use crate::report::placement::PlacementReport;
 use crate::supervise::Role;
 
+/// More than one stall of a decode thread in so many steps is worth a warning.
+const STEPS_PER_STALL: u64 = 8;
+
 /// What a run was made with.
 #[derive(Debug, Clone, Serialize)]
 pub struct RunSetting {
@@ -82,6 +85,9 @@ pub struct RunReport {
     waiting_us_per_token: f64,
     attention_us_per_token: f64,
     kv_overflows: u64,
+    /// Times that a decode thread lost its core in the midst of a task, and decode went on with fewer for a while.
+    helper_stalls: u64,
+    decode_steps: u64,
     audit: AuditReport,
     indexer_core: Option<u32>,
     placement: PlacementReport,
@@ -139,6 +145,8 @@ impl RunReport {
             waiting_us_per_token: per_step(worker.waiting_ns.get()) / 1e3,
             attention_us_per_token: per_step(worker.attention_ns.get()) / 1e3,
             kv_overflows: worker.overflows.get(),
+            helper_stalls: worker.helper_stalls.get(),
+            decode_steps: steps,
             audit: AuditReport {
                 recall: audited(indexer.audit_recall.get()),
                 mass: audited(indexer.audit_mass.get()),
@@ -228,6 +236,14 @@ impl fmt::Display for RunReport {
             )?;
         }
         write!(f, "{}", self.placement)?;
+        // One now and then is the indexer's learning at the end of a prompt.
+        if self.helper_stalls * STEPS_PER_STALL > self.decode_steps.max(STEPS_PER_STALL) {
+            writeln!(
+                f,
+                "warning   decode threads were put off their cores {} times: other programs are busy there",
+                self.helper_stalls
+            )?;
+        }
         if self.kv_overflows > 0 {
             writeln!(
                 f,
