@@ -16,6 +16,7 @@ use hindsight_protocol::profile::Recorder;
 use hindsight_protocol::telemetry::TelemetryPage;
 
 use crate::attention::arena::ArenaAttention;
+use crate::device::cpu::CpuDevice;
 use crate::engine::{Engine, EngineError, Event};
 use crate::model::{ModelConfig, Transformer};
 use crate::sampling::SamplingParameters;
@@ -124,8 +125,8 @@ fn work(
     let counters = &telemetry.worker;
     let recorder = Recorder::new(start.profile.as_deref())
         .map_err(|error| Failure::new("profile_unwritable", error))?;
-    let attention =
-        ArenaAttention::new(&arena, counters, &pools, recorder).map_err(Failure::internal)?;
+    let device = CpuDevice::new(&arena, &pools).map_err(Failure::internal)?;
+    let attention = ArenaAttention::new(&arena, Box::new(device), counters, recorder);
     let capacity =
         usize::try_from(arena.layout().config().capacity_tokens).map_err(Failure::internal)?;
     let mut engine = Engine::new(

@@ -4,7 +4,7 @@ pub mod arena;
 
 use std::error::Error;
 
-use candle_core::{Storage, Tensor};
+use candle_core::Tensor;
 
 /// What an attention implementation answers: the attended values, or its own error.
 ///
@@ -42,17 +42,4 @@ pub trait Attention {
         k: &Tensor,
         v: &Tensor,
     ) -> AttentionResult;
-}
-
-/// Lends a CPU tensor's elements.
-pub(crate) fn with_slice<R>(
-    tensor: &Tensor,
-    take: impl FnOnce(&[f32]) -> R,
-) -> candle_core::Result<R> {
-    let (storage, layout) = tensor.storage_and_layout();
-    let (Storage::Cpu(storage), Some((start, end))) = (&*storage, layout.contiguous_offsets())
-    else {
-        candle_core::bail!("attention on the CPU takes contiguous CPU tensors");
-    };
-    Ok(take(&storage.as_slice::<f32>()?[start..end]))
 }

@@ -1,3 +1,138 @@
-//! The devices that attention runs on.
+//! Where attention is computed: on the CPU in place, or on a GPU that holds a part of the KV cache.
+//!
+//! A device is given queries, keys and values layer by layer. It stores what is new in the arena, where the indexer finds
+//! it, and attends: to the whole text, or to the blocks that were selected.
 
 pub mod cpu;
+
+use std::fmt;
+use std::ops::Range;
+
+use candle_core::{Storage, Tensor};
+use hindsight_protocol::arena::ArenaError;
+use hindsight_protocol::profile::Recorder;
+use hindsight_protocol::records::SelectedBlock;
+
+use crate::link::LinkError;
+
+/// What stops a device.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DeviceError {
+    /// The kernels do not serve this shape.
+    #[error(transparent)]
+    Shape(#[from] cpu::ShapeError),
+    /// The arena cannot be mapped.
+    #[error(transparent)]
+    Arena(#[from] ArenaError),
+    /// No selection came.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    /// A tensor is not what it must be.
+    #[error(transparent)]
+    Tensor(#[from] candle_core::Error),
+}
+
+/// Consecutive tokens of a text in one layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Chunk {
+    /// The layer.
+    pub layer: usize,
+    /// Position of the first token.
+    pub start: usize,
+    /// How many.
+    pub tokens: usize,
+}
+
+/// What the KV heads of one layer attend to at one step. Heads are answered in their order.
+pub trait Selections {
+    /// Waits for the blocks of KV head `head`, and fills `blocks` with them: ascending, the last the newest token's own.
+    ///
+    /// # Errors
+    /// [`LinkError`].
+    fn next(&mut self, head: usize, blocks: &mut Vec<SelectedBlock>) -> Result<(), LinkError>;
+
+    /// Records what the device does when.
+    fn recorder(&mut self) -> &mut Recorder;
+}
+
+/// Attention over one text, whose keys and values the arena holds.
+///
+/// Tensors are f32 and contiguous, on the device of the model: queries `[tokens, heads, head_dim]`, keys and values
+/// `[tokens, kv_heads, head_dim]`, results `[tokens, heads * head_dim]`. The chunks of a layer come in order and without gaps.
+pub trait AttentionDevice: fmt::Debug + Send {
+    /// Begins a text that lies in `slabs` of the arena. Its first `kept` tokens are those of the text before.
+    ///
+    /// # Errors
+    /// [`DeviceError`].
+    fn open(&mut self, slabs: &[u32], kept: usize) -> Result<(), DeviceError>;
+
+    /// Stores keys and values of new tokens.
+    ///
+    /// # Errors
+    /// [`DeviceError`].
+    fn append(&mut self, chunk: Chunk, keys: &Tensor, values: &Tensor) -> Result<(), DeviceError>;
+
+    /// Returns when the arena holds everything that has been appended.
+    ///
+    /// # Errors
+    /// [`DeviceError`].
+    fn settle(&mut self) -> Result<(), DeviceError>;
+
+    /// Keys and values that exceeded the element type's range since this was asked last, as far as known.
+    fn take_overflows(&mut self) -> u64;
+
+    /// The queries of some rows of a chunk into host memory, `[rows, heads, head_dim]`. What has been appended before
+    /// is in the arena when this returns.
+    ///
+    /// # Errors
+    /// [`DeviceError`].
+    fn read_queries(
+        &mut self,
+        queries: &Tensor,
+        rows: Range<usize>,
+        into: &mut Vec<f32>,
+    ) -> Result<(), DeviceError>;
+
+    /// Attends a chunk's queries causally to the whole text up to them.
+    ///
+    /// # Errors
+    /// [`DeviceError`].
+    fn prefill(&mut self, chunk: Chunk, queries: &Tensor) -> Result<Tensor, DeviceError>;
+
+    /// Attends the queries of one token, the chunk's, to the whole text.
+    ///
+    /// # Errors
+    /// [`DeviceError`].
+    fn attend_all(&mut self, chunk: Chunk, queries: &Tensor) -> Result<Tensor, DeviceError>;
+
+    /// Attends the queries of one token, the chunk's, to selected blocks.
+    ///
+    /// # Errors
+    /// [`DeviceError`].
+    fn attend_selected(
+        &mut self,
+        chunk: Chunk,
+        queries: &Tensor,
+        selections: &mut dyn Selections,
+    ) -> Result<Tensor, DeviceError>;
+
+    /// Repeats the keys and values of the first `tokens` tokens of the text, in all layers, until there are `stretched_to`.
+    ///
+    /// # Errors
+    /// [`DeviceError`].
+    fn stretch(&mut self, tokens: usize, stretched_to: usize) -> Result<(), DeviceError>;
+}
+
+/// Lends the elements of a tensor in host memory.
+pub(crate) fn with_slice<R>(
+    tensor: &Tensor,
+    take: impl FnOnce(&[f32]) -> R,
+) -> candle_core::Result<R> {
+    let (storage, layout) = tensor.storage_and_layout();
+    let (Storage::Cpu(storage), Some((start, end))) = (&*storage, layout.contiguous_offsets())
+    else {
+        candle_core::bail!("expected a contiguous tensor in host memory");
+    };
+    Ok(take(&storage.as_slice::<f32>()?[start..end]))
+}

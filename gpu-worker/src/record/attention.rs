@@ -9,11 +9,12 @@ use hindsight_protocol::geometry::KvDtype;
 
 use super::Recording;
 use super::cache::Cache;
-use crate::attention::{Attention, AttentionResult, with_slice};
+use crate::attention::{Attention, AttentionResult};
 use crate::device::cpu::{
     AttentionShape, Block, CpuAttention, MAX_BLOCK_TOKENS, Parts, Prefill, PrefillScratch,
     ShapeError,
 };
+use crate::device::with_slice;
 use crate::model::ModelConfig;
 use crate::threads::Pools;
 

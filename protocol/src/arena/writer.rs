@@ -6,7 +6,7 @@ use zerocopy::FromBytes;
 
 use crate::arena::layout::{Layout, SLAB_TOKENS};
 use crate::arena::segment::Mapping;
-use crate::geometry::KvDtype;
+use crate::geometry::{Geometry, KvDtype};
 
 /// The worker's way into the KV region.
 #[derive(Debug)]
@@ -49,11 +49,51 @@ impl KvWriter {
         key.iter().chain(value).all(|element| element.abs() <= largest)
     }
 
+    /// Stores the keys and values (each `[tokens, kv_heads, head_dim]`) of consecutive tokens of a layer, the first at
+    /// `start`, as [`Self::write`] does. Returns of how many rows an element was out of range.
+    ///
+    /// # Panics
+    /// As [`Self::write`].
+    pub fn write_chunk(
+        &mut self,
+        slabs: &[u32],
+        layer: usize,
+        start: usize,
+        keys: &[f32],
+        values: &[f32],
+    ) -> u64 {
+        let Geometry { head_dim, kv_heads, .. } = *self.layout.geometry();
+        let (head_dim, kv_heads) = (head_dim as usize, kv_heads as usize);
+        let rows = keys.chunks_exact(head_dim).zip(values.chunks_exact(head_dim));
+        let mut overflows = 0;
+        for (row, (key, value)) in rows.enumerate() {
+            let (position, head) = (start + row / kv_heads, row % kv_heads);
+            overflows += u64::from(!self.write(slabs, layer, head, position, key, value));
+        }
+        overflows
+    }
+
+    /// Repeats the keys and values of the first `tokens` tokens of a sequence in all layers until there are `stretched_to`,
+    /// under the conditions of [`Self::write`].
+    ///
+    /// # Panics
+    /// As [`Self::write`].
+    pub fn stretch(&mut self, slabs: &[u32], tokens: usize, stretched_to: usize) {
+        let Geometry { layers, kv_heads, .. } = *self.layout.geometry();
+        for layer in 0..layers as usize {
+            for head in 0..kv_heads as usize {
+                for position in tokens..stretched_to {
+                    self.repeat(slabs, layer, head, position % tokens, position);
+                }
+            }
+        }
+    }
+
     /// Stores the key and value of the token at `from` once more at `to`, under the conditions of [`Self::write`].
     ///
     /// # Panics
     /// As [`Self::write`].
-    pub fn repeat(&mut self, slabs: &[u32], layer: usize, kv_head: usize, from: usize, to: usize) {
+    fn repeat(&mut self, slabs: &[u32], layer: usize, kv_head: usize, from: usize, to: usize) {
         let row_bytes = self.layout.geometry().head_dim as usize * KvDtype::BYTES;
         let [source, target] = [from, to].map(|at| self.offsets(slabs, layer, kv_head, at));
         for (source, target) in source.into_iter().zip(target) {

@@ -13,6 +13,7 @@
 //! blocks and on the instruction set, never on the number of threads or on how a prompt was cut into chunks.
 
 mod decode;
+mod device;
 mod parts;
 mod prefill;
 mod scratch;
@@ -24,6 +25,7 @@ mod softmax;
 mod reference;
 
 pub use decode::DecodeScratch;
+pub use device::CpuDevice;
 pub use parts::Parts;
 pub use prefill::{Prefill, PrefillScratch};
 pub use shape::{AttentionShape, Block, MAX_BLOCK_TOKENS, ShapeError};
