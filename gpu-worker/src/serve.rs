@@ -61,6 +61,7 @@ fn serve(control: &mut UnixStream, arena: OwnedFd) -> Result<(), Failure> {
     };
     let ToWorker::Start {
         model,
+        device: _,
         prefill_threads,
         decode_cores,
         lent_core,

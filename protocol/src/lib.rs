@@ -8,6 +8,8 @@ pub mod arena;
 #[cfg(not(loom))]
 pub mod control;
 #[cfg(not(loom))]
+pub mod device;
+#[cfg(not(loom))]
 pub mod geometry;
 #[cfg(not(loom))]
 pub mod profile;

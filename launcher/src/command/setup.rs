@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use hindsight_cpu_indexer::parameters::IndexParameters;
 use hindsight_gpu_worker::model::ModelConfig;
 use hindsight_protocol::arena::{ArenaConfig, Layout};
+use hindsight_protocol::device::Device;
 use hindsight_protocol::geometry::Geometry;
 
 use super::run::arguments::MachineArguments;
@@ -83,6 +84,7 @@ pub(super) fn settings(
     .decide(&topology)?;
     Ok(Settings {
         model: model.path.clone(),
+        device: Device::Cpu,
         arena,
         memory,
         placement,

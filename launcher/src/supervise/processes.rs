@@ -8,6 +8,7 @@ use hindsight_protocol::arena::{Arena, ArenaConfig, ArenaError, ArenaMemory, Nod
 use hindsight_protocol::control::messages::{
     Failure, FromIndexer, FromWorker, Generate, Generated, Score, ToIndexer, ToWorker,
 };
+use hindsight_protocol::device::Device;
 use hindsight_protocol::telemetry::TelemetryPage;
 
 use super::child::{Child, Heard, Role};
@@ -27,6 +28,8 @@ const PROMPT_QUERIES: u32 = 64;
 pub struct Settings {
     /// The model's GGUF file.
     pub model: PathBuf,
+    /// Where the worker computes.
+    pub device: Device,
     /// The arena to make.
     pub arena: ArenaConfig,
     /// Where its memory comes from.
@@ -96,13 +99,15 @@ impl Processes {
     }
 
     async fn configure(&mut self, settings: Settings) -> Result<(), Error> {
-        let Settings { profile, model, placement, cache_blocks, index, memory, .. } = settings;
+        let Settings { profile, model, device, placement, cache_blocks, index, memory, .. } =
+            settings;
         if let Some(cpus) = &placement.prefill_cpus {
             self.worker.keep_to(cpus)?;
         }
         let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
         let start: ToWorker<SamplingParameters> = ToWorker::Start {
             model,
+            device,
             prefill_threads: count(placement.prefill_threads),
             decode_cores: placement.worker_cpus.value.as_slice().to_vec(),
             lent_core: placement.lent_core(),

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::device::Device;
 use crate::records::AttentionPolicy;
 
 /// From the launcher to the worker. `Sampling` is the worker's sampling parameters.
@@ -16,6 +17,8 @@ pub enum ToWorker<Sampling> {
     Start {
         /// The model's GGUF file.
         model: PathBuf,
+        /// Where to compute.
+        device: Device,
         /// Threads for prefill, during which the indexer's core has little to do.
         prefill_threads: u32,
         /// Cores of decode, one thread on each.
