@@ -7,16 +7,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver};
 
-use candle_core::Device;
 use hindsight_protocol::arena::Arena;
 use hindsight_protocol::control::codec;
 use hindsight_protocol::control::messages::{Failure, FromWorker, Generate, Score, ToWorker};
+use hindsight_protocol::device::Device;
 use hindsight_protocol::geometry::Geometry;
 use hindsight_protocol::profile::Recorder;
 use hindsight_protocol::telemetry::TelemetryPage;
 
 use crate::attention::arena::ArenaAttention;
-use crate::device::cpu::CpuDevice;
+use crate::device::{Backend, Demand, DeviceError};
 use crate::engine::{Engine, EngineError, Event};
 use crate::model::{ModelConfig, Transformer};
 use crate::sampling::SamplingParameters;
@@ -33,6 +33,8 @@ enum Task {
 /// Everything that the launcher says at the start.
 struct Start {
     model: std::path::PathBuf,
+    device: Device,
+    cache_blocks: u32,
     threads: Threads,
     dense_layers: u32,
     prompt_queries: u32,
@@ -61,7 +63,8 @@ fn serve(control: &mut UnixStream, arena: OwnedFd) -> Result<(), Failure> {
     };
     let ToWorker::Start {
         model,
-        device: _,
+        device,
+        cache_blocks,
         prefill_threads,
         decode_cores,
         lent_core,
@@ -74,7 +77,16 @@ fn serve(control: &mut UnixStream, arena: OwnedFd) -> Result<(), Failure> {
         return Err(Failure::internal("the first message is not a start"));
     };
     let threads = Threads { prefill: prefill_threads, decode_cores, lent_core };
-    let start = Start { model, threads, dense_layers, prompt_queries, telemetry, profile };
+    let start = Start {
+        model,
+        device,
+        cache_blocks,
+        threads,
+        dense_layers,
+        prompt_queries,
+        telemetry,
+        profile,
+    };
     let cancelled = Arc::new(AtomicBool::new(false));
     let reader = control.try_clone().map_err(Failure::internal)?;
     let requests = listen(reader, start.telemetry.clone(), Arc::clone(&cancelled));
@@ -122,12 +134,19 @@ fn work(
     let arena = Arena::attach(arena).map_err(Failure::internal)?;
     let telemetry = TelemetryPage::open(&start.telemetry).map_err(Failure::internal)?;
     let pools = Pools::new(&start.threads).map_err(Failure::internal)?;
-    let model = load(&start.model, arena.geometry())?;
+    let backend = Backend::open(start.device).map_err(device_failure)?;
+    let demand = Demand {
+        dense_layers: start.dense_layers as usize,
+        cache_blocks: start.cache_blocks,
+        weights: file_bytes(&start.model),
+    };
+    backend.check(arena.layout(), demand).map_err(device_failure)?;
+    let model = load(&start.model, arena.geometry(), backend.model())?;
     let counters = &telemetry.worker;
     let recorder = Recorder::new(start.profile.as_deref())
         .map_err(|error| Failure::new("profile_unwritable", error))?;
-    let device = CpuDevice::new(&arena, &pools).map_err(Failure::internal)?;
-    let attention = ArenaAttention::new(&arena, Box::new(device), counters, recorder);
+    let device = backend.attention(&arena, counters, &pools, demand).map_err(device_failure)?;
+    let attention = ArenaAttention::new(&arena, device, counters, recorder);
     let capacity =
         usize::try_from(arena.layout().config().capacity_tokens).map_err(Failure::internal)?;
     let mut engine = Engine::new(
@@ -167,9 +186,22 @@ fn work(
     engine.recorder().finish().map_err(|error| Failure::new("profile_unwritable", error))
 }
 
-/// Loads the model, which must have the shape that the arena was made for.
-fn load(path: &Path, geometry: &Geometry) -> Result<Transformer, Failure> {
-    let model = Transformer::load(path, &Device::Cpu).map_err(|error| {
+fn device_failure(error: DeviceError) -> Failure {
+    Failure { hint: error.hint().to_owned(), ..Failure::new(error.kind(), error) }
+}
+
+/// Bytes of the model's file, of which its weights are nearly all; 0 if it cannot be looked at, which loading it will report.
+fn file_bytes(path: &Path) -> usize {
+    std::fs::metadata(path).map_or(0, |file| usize::try_from(file.len()).unwrap_or(usize::MAX))
+}
+
+/// Loads the model onto `device`. It must have the shape that the arena was made for.
+fn load(
+    path: &Path,
+    geometry: &Geometry,
+    device: &candle_core::Device,
+) -> Result<Transformer, Failure> {
+    let model = Transformer::load(path, device).map_err(|error| {
         let hint = error.hint().unwrap_or_default().into_owned();
         Failure { hint, ..Failure::new(error.kind(), error) }
     })?;

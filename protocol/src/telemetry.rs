@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use shared_memory::{Shmem, ShmemConf, ShmemError};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"HSTELEM\0");
-const VERSION: u64 = 2;
+const VERSION: u64 = 3;
 /// What names of pages begin with; the number of the process that made it follows.
 const PREFIX: &str = "hindsight-";
 
@@ -103,6 +103,18 @@ pub struct WorkerCounters {
     pub helper_stalls: Counter,
     /// Keys or values that exceeded the element type's range and were stored as infinite.
     pub overflows: Counter,
+    /// Bytes of selected blocks that travelled to the GPU.
+    pub miss_bytes: Counter,
+    /// Bytes of keys and values that passed through the GPU, for attention to the whole text.
+    pub passing_bytes: Counter,
+    /// Bytes of lists of blocks that travelled to the GPU.
+    pub list_bytes: Counter,
+    /// Bytes of new keys, values and queries that travelled from the GPU.
+    pub to_host_bytes: Counter,
+    /// Bytes that the worker copied to page-locked memory first, as the KV cache could not be page-locked.
+    pub staged_bytes: Counter,
+    /// Blocks that the indexer took to be in the block cache and were not; they travelled.
+    pub cache_mismatches: Counter,
 }
 
 /// The page.

@@ -118,6 +118,7 @@ impl<'a> ArenaAttention<'a> {
         } else {
             if !self.slabs.is_empty() {
                 self.slabs.clear();
+                self.device.close()?;
                 self.link.ask(&Request::Close { sequence })?;
             }
             self.link.ask(&Request::Open { sequence, policy, top_k })?;

@@ -3,15 +3,21 @@
 //! A device is given queries, keys and values layer by layer. It stores what is new in the arena, where the indexer finds
 //! it, and attends: to the whole text, or to the blocks that were selected.
 
+mod backend;
 pub mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 
 use std::fmt;
 use std::ops::Range;
 
 use candle_core::{Storage, Tensor};
 use hindsight_protocol::arena::ArenaError;
+use hindsight_protocol::device::Device;
 use hindsight_protocol::profile::Recorder;
 use hindsight_protocol::records::SelectedBlock;
+
+pub use backend::Backend;
 
 use crate::link::LinkError;
 
@@ -19,6 +25,9 @@ use crate::link::LinkError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DeviceError {
+    /// There is no such device.
+    #[error("this build has no {0}: build it with --features cuda")]
+    Absent(Device),
     /// The kernels do not serve this shape.
     #[error(transparent)]
     Shape(#[from] cpu::ShapeError),
@@ -28,9 +37,56 @@ pub enum DeviceError {
     /// No selection came.
     #[error(transparent)]
     Link(#[from] LinkError),
+    /// The GPU refused.
+    #[cfg(feature = "cuda")]
+    #[error(transparent)]
+    Cuda(#[from] cuda::CudaError),
     /// A tensor is not what it must be.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
+}
+
+impl DeviceError {
+    /// The kind of error, in snake_case.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Absent(_) => "device_unavailable",
+            #[cfg(feature = "cuda")]
+            Self::Cuda(cuda::CudaError::Memory { .. }) => "gpu_memory",
+            #[cfg(feature = "cuda")]
+            Self::Cuda(cuda::CudaError::Shape(_)) => "device_shape",
+            #[cfg(feature = "cuda")]
+            Self::Cuda(_) => "gpu_failed",
+            Self::Shape(_) => "device_shape",
+            Self::Arena(_) | Self::Link(_) | Self::Tensor(_) => "internal",
+        }
+    }
+
+    /// The way out; may be empty.
+    #[must_use]
+    pub const fn hint(&self) -> &'static str {
+        match self {
+            #[cfg(feature = "cuda")]
+            Self::Cuda(cuda::CudaError::Memory { .. }) => {
+                "use --gpu-kv-bytes for a smaller block cache, --dense-layers for fewer dense layers, a shorter \
+                 --context, or --device cpu"
+            }
+            Self::Absent(_) => "use --device cpu",
+            _ => "",
+        }
+    }
+}
+
+/// What a run asks of a device with memory of its own.
+#[derive(Debug, Clone, Copy)]
+pub struct Demand {
+    /// Layers, from the first, that lie on the device with the whole context.
+    pub dense_layers: usize,
+    /// Blocks that the block cache holds for each KV head of the other layers.
+    pub cache_blocks: u32,
+    /// Bytes of the model's weights.
+    pub weights: usize,
 }
 
 /// Consecutive tokens of a text in one layer.
@@ -66,6 +122,12 @@ pub trait AttentionDevice: fmt::Debug + Send {
     /// # Errors
     /// [`DeviceError`].
     fn open(&mut self, slabs: &[u32], kept: usize) -> Result<(), DeviceError>;
+
+    /// Lets go of the text: its memory is about to be given back.
+    ///
+    /// # Errors
+    /// [`DeviceError`].
+    fn close(&mut self) -> Result<(), DeviceError>;
 
     /// Stores keys and values of new tokens.
     ///

@@ -15,6 +15,8 @@ use hindsight_protocol::profile::Recorder;
 use hindsight_protocol::records::AttentionPolicy;
 use hindsight_protocol::telemetry::WorkerCounters;
 
+pub(crate) use prefill::CHUNK_TOKENS;
+
 use crate::attention::arena::{ArenaAttention, ArenaAttentionError, Plan};
 use crate::model::{ModelError, Transformer};
 use crate::sampling::{Sampler, SamplingError, SamplingParameters};

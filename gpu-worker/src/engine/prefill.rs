@@ -10,7 +10,7 @@ use crate::model::{Logits, ModelError};
 
 /// Tokens that go through the model at once, at most: enough that weights are read rarely, few enough that
 /// activations stay in the processor's caches.
-const CHUNK_TOKENS: usize = 512;
+pub(crate) const CHUNK_TOKENS: usize = 512;
 
 impl Engine<'_> {
     /// Reads what is not held of the prompt in chunks of about equal length; returns the logits after its last token, or

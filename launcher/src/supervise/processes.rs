@@ -108,6 +108,7 @@ impl Processes {
         let start: ToWorker<SamplingParameters> = ToWorker::Start {
             model,
             device,
+            cache_blocks,
             prefill_threads: count(placement.prefill_threads),
             decode_cores: placement.worker_cpus.value.as_slice().to_vec(),
             lent_core: placement.lent_core(),

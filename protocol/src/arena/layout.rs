@@ -166,7 +166,8 @@ impl Layout {
     }
 
     /// Bytes of a slab.
-    pub(crate) const fn slab_bytes(&self) -> usize {
+    #[must_use]
+    pub const fn slab_bytes(&self) -> usize {
         self.slab_bytes
     }
 
@@ -175,14 +176,36 @@ impl Layout {
         self.blocks_per_extent() * self.config.geometry.block_bytes()
     }
 
-    /// Blocks of one extent.
-    pub(crate) const fn blocks_per_extent(&self) -> usize {
+    /// Blocks of one extent: blocks of one layer and KV head that follow one another in memory.
+    #[must_use]
+    pub const fn blocks_per_extent(&self) -> usize {
         SLAB_TOKENS / self.config.geometry.block_tokens as usize
     }
 
     /// Offset, within a slab, of the extent of `layer` and `kv_head`.
     pub(crate) const fn extent_offset(&self, layer: usize, kv_head: usize) -> usize {
         (layer * self.config.geometry.kv_heads as usize + kv_head) * self.extent_bytes()
+    }
+
+    /// The slab that holds a block of a sequence's layer and KV head, and the block's offset in bytes from where the slab begins.
+    ///
+    /// # Panics
+    /// If an argument lies beyond the arena or the sequence.
+    #[must_use]
+    pub fn block_place(
+        &self,
+        slabs: &[u32],
+        layer: usize,
+        kv_head: usize,
+        block: usize,
+    ) -> (u32, usize) {
+        let geometry = &self.config.geometry;
+        assert!(layer < geometry.layers as usize && kv_head < geometry.kv_heads as usize);
+        let per_extent = self.blocks_per_extent();
+        let slab = slabs[block / per_extent];
+        assert!(slab < self.slabs, "slab {slab} of {}", self.slabs);
+        let in_extent = block % per_extent * geometry.block_bytes();
+        (slab, self.extent_offset(layer, kv_head) + in_extent)
     }
 
     /// A number that two builds share only if they agree on every offset.

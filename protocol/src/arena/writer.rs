@@ -1,10 +1,12 @@
 //! Storing keys and values.
 
+use std::ptr::NonNull;
+
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use zerocopy::FromBytes;
 
-use crate::arena::layout::{Layout, SLAB_TOKENS};
+use crate::arena::layout::Layout;
 use crate::arena::segment::Mapping;
 use crate::geometry::{Geometry, KvDtype};
 
@@ -102,17 +104,48 @@ impl KvWriter {
         }
     }
 
+    /// A slab's memory, as this process maps it. It begins and ends with a page.
+    ///
+    /// # Panics
+    /// If there is no such slab.
+    #[must_use]
+    pub fn slab(&self, slab: u32) -> NonNull<[u8]> {
+        assert!(slab < self.layout.slabs(), "slab {slab} of {}", self.layout.slabs());
+        let length = self.layout.slab_bytes();
+        let start = self.mapping.range(slab as usize * length, length);
+        NonNull::slice_from_raw_parts(start, length)
+    }
+
+    /// Copies the bytes of consecutive blocks of one layer and KV head, the first being `block`, as many as fill `into`.
+    /// All of them lie in one slab.
+    ///
+    /// # Panics
+    /// If an argument lies beyond the arena, or the blocks beyond their slab.
+    pub fn copy_blocks(
+        &self,
+        slabs: &[u32],
+        layer: usize,
+        kv_head: usize,
+        block: usize,
+        into: &mut [u8],
+    ) {
+        let (slab, offset) = self.layout.block_place(slabs, layer, kv_head, block);
+        let room = self.layout.blocks_per_extent() - block % self.layout.blocks_per_extent();
+        let bytes = room * self.layout.geometry().block_bytes();
+        assert!(into.len() <= bytes, "{} bytes of blocks that take {bytes}", into.len());
+        let start =
+            self.mapping.range(slab as usize * self.layout.slab_bytes() + offset, into.len());
+        // SAFETY: the range lies inside the mapping, `into` is memory of its own, and this process alone writes the region.
+        unsafe { start.as_ptr().copy_to_nonoverlapping(into.as_mut_ptr(), into.len()) }
+    }
+
     /// Where the key and the value of a token begin.
     fn offsets(&self, slabs: &[u32], layer: usize, kv_head: usize, position: usize) -> [usize; 2] {
         let geometry = self.layout.geometry();
         let block_tokens = geometry.block_tokens as usize;
-        assert!(layer < geometry.layers as usize && kv_head < geometry.kv_heads as usize);
-        let slab = slabs[position / SLAB_TOKENS];
-        assert!(slab < self.layout.slabs(), "slab {slab} of {}", self.layout.slabs());
-        let block = position % SLAB_TOKENS / block_tokens;
-        let block_offset = slab as usize * self.layout.slab_bytes()
-            + self.layout.extent_offset(layer, kv_head)
-            + block * geometry.block_bytes();
+        let (slab, offset) =
+            self.layout.block_place(slabs, layer, kv_head, position / block_tokens);
+        let block_offset = slab as usize * self.layout.slab_bytes() + offset;
         let row_bytes = geometry.head_dim as usize * KvDtype::BYTES;
         let key_offset = block_offset + position % block_tokens * row_bytes;
         [key_offset, key_offset + block_tokens * row_bytes]

@@ -19,6 +19,8 @@ pub enum ToWorker<Sampling> {
         model: PathBuf,
         /// Where to compute.
         device: Device,
+        /// Blocks per (layer, KV head) that the device's block cache holds.
+        cache_blocks: u32,
         /// Threads for prefill, during which the indexer's core has little to do.
         prefill_threads: u32,
         /// Cores of decode, one thread on each.

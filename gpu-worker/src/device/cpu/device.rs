@@ -123,6 +123,10 @@ impl AttentionDevice for CpuDevice<'_> {
         Ok(())
     }
 
+    fn close(&mut self) -> Result<(), DeviceError> {
+        Ok(())
+    }
+
     fn append(&mut self, chunk: Chunk, keys: &Tensor, values: &Tensor) -> Result<(), DeviceError> {
         let Self { writer, slabs, overflows, .. } = self;
         let mut store = |keys: &[f32], values: &[f32]| {

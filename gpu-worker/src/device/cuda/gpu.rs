@@ -1,0 +1,64 @@
+//! A GPU, opened: its stream, and the device that the model computes on.
+
+use std::sync::Arc;
+
+use candle_core::Device;
+use cudarc::driver::{CudaContext, CudaStream};
+use hindsight_protocol::arena::{Arena, Layout};
+use hindsight_protocol::telemetry::WorkerCounters;
+
+use super::error::tried;
+use super::{CudaDevice, CudaError, MemoryPlan};
+use crate::device::{Demand, DeviceError};
+
+/// What the driver that stands in for a GPU calls its device. It has none of candle's libraries: the model computes on the
+/// CPU then.
+pub const MOCK_NAME: &str = "Hindsight mock device";
+
+/// A GPU.
+#[derive(Debug)]
+pub struct Gpu {
+    stream: Arc<CudaStream>,
+    pub(in crate::device) model: Device,
+}
+
+impl Gpu {
+    /// Opens the GPU of this number.
+    ///
+    /// # Errors
+    /// [`DeviceError`] if the driver refuses.
+    pub fn open(number: u32) -> Result<Self, DeviceError> {
+        let number = number as usize;
+        let context = CudaContext::new(number).map_err(tried("open the GPU"))?;
+        let name = context.name().map_err(tried("name the GPU"))?;
+        if name == MOCK_NAME {
+            tracing::info!("the GPU is the mock device: the model computes on the CPU");
+            let stream = context.new_stream().map_err(tried("make a stream"))?;
+            return Ok(Self { stream, model: Device::Cpu });
+        }
+        let model = Device::new_cuda_with_stream(number)?;
+        Ok(Self { stream: model.as_cuda_device()?.cuda_stream(), model })
+    }
+
+    /// Compares what will be needed with what is free.
+    ///
+    /// # Errors
+    /// [`CudaError::Memory`] with the arithmetic.
+    pub fn check(&self, layout: &Layout, demand: Demand) -> Result<(), CudaError> {
+        let weights = if self.model.is_cpu() { 0 } else { demand.weights };
+        MemoryPlan::new(layout, Demand { weights, ..demand }).check(self.stream.context())
+    }
+
+    /// Prepares attention over `arena`.
+    ///
+    /// # Errors
+    /// [`DeviceError`].
+    pub fn attention<'a>(
+        &self,
+        arena: &'a Arena,
+        counters: &'a WorkerCounters,
+        demand: Demand,
+    ) -> Result<CudaDevice<'a>, DeviceError> {
+        CudaDevice::new(arena, counters, &self.stream, &self.model, demand)
+    }
+}

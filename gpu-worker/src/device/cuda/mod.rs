@@ -1,0 +1,396 @@
+//! Attention on a GPU whose memory does not hold the KV cache.
+//!
+//! The arena is page-locked, slab by slab, so that the GPU reads and writes it by itself; where it cannot be, the worker
+//! copies through page-locked memory ([`host`]). New keys and values are stored in it by the same kernel that stores them on
+//! the GPU. Three kinds of layers and phases differ in where the keys come from:
+//!
+//! * the first, dense layers lie on the GPU with the whole context;
+//! * the others have a block cache. The blocks of a selection that it lacks are gathered on a stream of their own, while
+//!   those that it holds are attended; both results are merged by their log-sum-exp ([`selected`]);
+//! * a prompt's chunks, and decode steps that attend to every key, see the text so far pass through two buffers in turn, so
+//!   that one part is attended while the next one comes ([`passing`]).
+//!
+//! Nothing waits for the whole device. The host waits for the compute stream once per layer, for the queries, and the copy
+//! stream and the compute stream wait for each other by events.
+
+mod error;
+mod gpu;
+mod host;
+mod kernels;
+mod lists;
+mod memory;
+mod passing;
+mod plan;
+mod pools;
+mod registered;
+mod selected;
+mod sizes;
+mod tensors;
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use candle_core::{Device, Tensor};
+use cudarc::driver::{CudaContext, CudaEvent, CudaStream};
+use hindsight_protocol::arena::Arena;
+use hindsight_protocol::geometry::{Geometry, KvDtype};
+use hindsight_protocol::telemetry::WorkerCounters;
+
+pub use error::CudaError;
+pub use gpu::{Gpu, MOCK_NAME};
+pub use plan::MemoryPlan;
+
+use super::{AttentionDevice, Chunk, Demand, DeviceError, Selections, with_slice};
+use error::{mark, reach, tried};
+use host::HostMemory;
+use kernels::{Kernels, KeyLists, Partials, Rows, Targets};
+use lists::Lists;
+use memory::{DeviceBuffer, PinnedBuffer, copy_to_host};
+use passing::Passing;
+use pools::{BlockCache, Pool};
+use selected::Selection;
+use sizes::Sizes;
+use tensors::{Download, Elements, Upload};
+
+/// No slot of a pool.
+const NO_SLOT: u32 = u32::MAX;
+
+/// A GPU.
+#[derive(Debug)]
+pub struct CudaDevice<'a> {
+    host: HostMemory,
+    geometry: Geometry,
+    counters: &'a WorkerCounters,
+    context: Arc<CudaContext>,
+    compute: Arc<CudaStream>,
+    copy: Arc<CudaStream>,
+    kernels: Kernels,
+    sizes: Sizes,
+    dense_layers: usize,
+    /// `[dense layers, kv_heads, blocks of the context]`.
+    resident: Pool,
+    /// A resident layer's slots as a list.
+    resident_slots: DeviceBuffer<u32>,
+    cache: BlockCache,
+    passing: Passing,
+    lists: Lists,
+    /// Of queries, keys and values.
+    uploads: [Upload; 3],
+    download: Download,
+    queries: PinnedBuffer<f32>,
+    partial_out: DeviceBuffer<f32>,
+    partial_log_sum_exp: DeviceBuffer<f32>,
+    log_sum_exp: DeviceBuffer<f32>,
+    overflows: Overflows,
+    /// Keys and values that were appended last.
+    newest: Option<[Elements; 2]>,
+    /// When they are in the arena.
+    appended: Option<CudaEvent>,
+    /// What the step at hand attends to.
+    selection: Selection,
+}
+
+/// Keys and values out of range, counted on the GPU.
+#[derive(Debug)]
+struct Overflows {
+    device: DeviceBuffer<u64>,
+    /// As of the last time that queries were read.
+    pinned: PinnedBuffer<u64>,
+    /// Those that the worker stored itself.
+    on_host: u64,
+    taken: u64,
+}
+
+impl<'a> CudaDevice<'a> {
+    /// Prepares attention over `arena` on the GPU that `compute` belongs to. `model` is the device that the model computes
+    /// on: this GPU, on the same stream, or the CPU.
+    ///
+    /// # Errors
+    /// [`CudaError`] if the driver refuses, or no kernel serves the shape.
+    pub fn new(
+        arena: &'a Arena,
+        counters: &'a WorkerCounters,
+        compute: &Arc<CudaStream>,
+        model: &Device,
+        demand: Demand,
+    ) -> Result<Self, DeviceError> {
+        let context = compute.context();
+        let layout = *arena.layout();
+        let geometry = *layout.geometry();
+        let dense_layers = demand.dense_layers.min(geometry.layers as usize);
+        let sizes = Sizes::of(&layout);
+        let resident_head_blocks = if dense_layers > 0 { sizes.context_blocks } else { 0 };
+        let resident_layer_blocks = sizes.kv_heads * resident_head_blocks;
+        let mut overflowed = DeviceBuffer::new(context, 1)?;
+        overflowed.clear(compute)?;
+        Ok(Self {
+            host: HostMemory::new(
+                Arc::clone(context),
+                arena.writer()?,
+                layout,
+                sizes.staging_bytes,
+            ),
+            counters,
+            compute: Arc::clone(compute),
+            copy: context.new_stream().map_err(tried("make a stream"))?,
+            kernels: Kernels::load(context, &geometry)?,
+            dense_layers,
+            resident: Pool::new(context, &geometry, dense_layers * resident_layer_blocks)?,
+            resident_slots: passing::identity(context, compute, resident_layer_blocks)?,
+            cache: BlockCache::new(context, &geometry, dense_layers, demand.cache_blocks)?,
+            passing: Passing::new(context, compute, &geometry)?,
+            lists: Lists::new(context, sizes.list_words)?,
+            uploads: [
+                Upload::new(context, sizes.chunk_queries)?,
+                Upload::new(context, sizes.chunk_keys)?,
+                Upload::new(context, sizes.chunk_keys)?,
+            ],
+            download: Download::new(context, model, sizes.chunk_queries)?,
+            queries: PinnedBuffer::new(context, sizes.chunk_queries)?,
+            partial_out: DeviceBuffer::new(context, sizes.splits * sizes.width)?,
+            partial_log_sum_exp: DeviceBuffer::new(context, sizes.splits * sizes.heads)?,
+            log_sum_exp: DeviceBuffer::new(context, sizes.chunk_log_sum_exps)?,
+            overflows: Overflows {
+                device: overflowed,
+                pinned: PinnedBuffer::new(context, 1)?,
+                on_host: 0,
+                taken: 0,
+            },
+            newest: None,
+            appended: None,
+            selection: Selection::default(),
+            context: Arc::clone(context),
+            geometry,
+            sizes,
+        })
+    }
+
+    /// The keys and values of a dense layer, as lists of its whole context.
+    fn resident_keys(&self, layer: usize) -> KeyLists {
+        let blocks = self.sizes.context_blocks;
+        KeyLists {
+            pool: self.resident.slot(layer * self.sizes.kv_heads * blocks),
+            slots: self.resident_slots.at(0),
+            stride: number(blocks),
+        }
+    }
+
+    fn partials(&self) -> Partials {
+        Partials { out: self.partial_out.at(0), log_sum_exp: self.partial_log_sum_exp.at(0) }
+    }
+
+    /// Joins the partial results of one token.
+    fn merge_partials(&mut self, splits: u32) -> Result<Tensor, DeviceError> {
+        let Sizes { width, .. } = self.sizes;
+        let output = self.download.output(&self.compute, width)?;
+        let log_sum_exp = self.log_sum_exp.at(0);
+        let address = output.address();
+        self.kernels.merge(&self.compute, self.partials(), splits, address, log_sum_exp)?;
+        self.download.tensor(&self.compute, output, (1, width))
+    }
+
+    /// Queues the storing of the newest keys and values.
+    fn store(&self, rows: Rows, targets: Targets) -> Result<(), CudaError> {
+        let [keys, values] =
+            self.newest.as_ref().expect("keys and values are appended before they are attended");
+        let overflows = self.overflows.device.at(0);
+        self.kernels.append(&self.compute, [keys.address, values.address], rows, targets, overflows)
+    }
+
+    /// Attends one token's queries to the whole text of a dense layer.
+    fn attend_resident(&mut self, chunk: Chunk, queries: &Tensor) -> Result<Tensor, DeviceError> {
+        let Chunk { layer, start, .. } = chunk;
+        let block_tokens = self.geometry.block_tokens as usize;
+        let queries = self.uploads[0].elements(&self.compute, queries)?;
+        let (blocks, last) = (start / block_tokens + 1, start % block_tokens + 1);
+        self.lists.begin()?;
+        let kv_heads = self.sizes.kv_heads;
+        let lengths = [blocks, last]
+            .map(|length| self.lists.add(std::iter::repeat_n(number(length), kv_heads)));
+        self.lists.send(&self.compute)?;
+        let splits = number(self.sizes.splits_of(blocks));
+        let (keys, parts, partials) = (self.resident_keys(layer), [0, splits], self.partials());
+        self.kernels.decode(&self.compute, queries.address, keys, lengths, parts, partials)?;
+        self.lists.end(&self.compute)?;
+        self.merge_partials(splits)
+    }
+
+    /// Stores new keys and values in the arena, and on the GPU if their layer lies there.
+    fn append_rows(
+        &mut self,
+        chunk: Chunk,
+        keys: &Tensor,
+        values: &Tensor,
+    ) -> Result<(), DeviceError> {
+        let Chunk { layer, start, tokens } = chunk;
+        let Sizes { kv_heads, context_blocks, .. } = self.sizes;
+        let block_tokens = self.geometry.block_tokens as usize;
+        let [_, of_keys, of_values] = &mut self.uploads;
+        self.newest = Some([
+            of_keys.elements(&self.compute, keys)?,
+            of_values.elements(&self.compute, values)?,
+        ]);
+        let blocks = start / block_tokens..(start + tokens).div_ceil(block_tokens);
+        let places = (0..kv_heads).flat_map(|head| blocks.clone().map(move |block| (head, block)));
+        let mut targets = Targets::default();
+        self.lists.begin()?;
+        if self.host.is_staged() {
+            self.append_on_host(chunk, keys, values)?;
+        } else {
+            let host = &self.host;
+            let addresses = places.clone().map(|(head, block)| host.address(layer, head, block));
+            targets.host_blocks = self.lists.add_addresses(addresses);
+            let bytes = 2 * keys.elem_count() * KvDtype::BYTES;
+            self.counters.to_host_bytes.add(bytes as u64);
+        }
+        if layer < self.dense_layers {
+            targets.slots =
+                self.lists.add(places.map(|(head, block)| number(head * context_blocks + block)));
+            targets.pool = self.resident_keys(layer).pool;
+        }
+        self.lists.send(&self.compute)?;
+        let rows = Rows { tokens: number(tokens), first_row: number(start % block_tokens) };
+        if targets.host_blocks != 0 || targets.pool != 0 {
+            self.store(rows, targets)?;
+        }
+        self.lists.end(&self.compute)?;
+        self.appended = Some(mark(&self.compute)?);
+        self.counters.list_bytes.add(self.lists.take_sent());
+        self.counters.staged_bytes.add(self.host.take_staged());
+        Ok(())
+    }
+
+    /// Stores new keys and values in the arena by the worker's own hand.
+    fn append_on_host(
+        &mut self,
+        Chunk { layer, start, .. }: Chunk,
+        keys: &Tensor,
+        values: &Tensor,
+    ) -> Result<(), DeviceError> {
+        let (keys, values) = (keys.to_device(&Device::Cpu)?, values.to_device(&Device::Cpu)?);
+        let HostMemory { writer, slabs, .. } = &mut self.host;
+        let mut store =
+            |keys: &[f32], values: &[f32]| writer.write_chunk(slabs, layer, start, keys, values);
+        let overflows =
+            with_slice(&keys, |keys| with_slice(&values, |values| store(keys, values)))??;
+        self.overflows.on_host += overflows;
+        Ok(())
+    }
+
+    /// Reads the tokens of a range, which others wrote to the arena, into the layers that lie on the GPU.
+    fn reload_resident(&mut self, tokens: Range<usize>) -> Result<(), DeviceError> {
+        let block_tokens = self.geometry.block_tokens as usize;
+        let blocks = tokens.start / block_tokens..tokens.end.div_ceil(block_tokens);
+        for layer in 0..self.dense_layers {
+            for head in 0..self.sizes.kv_heads {
+                let first = (layer * self.sizes.kv_heads + head) * self.sizes.context_blocks;
+                let resident = &self.resident;
+                let runs: Vec<_> = self
+                    .host
+                    .runs(layer, head, blocks.clone())
+                    .map(|run| (run, resident.slot(first + run.block)))
+                    .collect();
+                self.host.copy_runs(&self.compute, &runs)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for everything that is queued.
+    fn drain(&mut self) -> Result<(), CudaError> {
+        reach(&mark(&self.copy)?)?;
+        reach(&mark(&self.compute)?)
+    }
+}
+
+impl AttentionDevice for CudaDevice<'_> {
+    fn open(&mut self, slabs: &[u32], _kept: usize) -> Result<(), DeviceError> {
+        self.cache.clear();
+        self.host.open(&self.context, slabs)?;
+        Ok(())
+    }
+
+    fn close(&mut self) -> Result<(), DeviceError> {
+        self.drain()?;
+        Ok(self.host.close()?)
+    }
+
+    fn append(&mut self, chunk: Chunk, keys: &Tensor, values: &Tensor) -> Result<(), DeviceError> {
+        self.append_rows(chunk, keys, values)
+    }
+
+    fn settle(&mut self) -> Result<(), DeviceError> {
+        match &self.appended {
+            Some(appended) => Ok(reach(appended)?),
+            None => Ok(()),
+        }
+    }
+
+    fn take_overflows(&mut self) -> u64 {
+        let counted = self.overflows.pinned.as_slice()[0] + self.overflows.on_host;
+        counted - std::mem::replace(&mut self.overflows.taken, counted)
+    }
+
+    fn read_queries(
+        &mut self,
+        queries: &Tensor,
+        rows: Range<usize>,
+        into: &mut Vec<f32>,
+    ) -> Result<(), DeviceError> {
+        let Sizes { width, .. } = self.sizes;
+        let elements = self.uploads[0].elements(&self.compute, queries)?;
+        let address = elements.address + (rows.start * width * size_of::<f32>()) as u64;
+        let pinned = &mut self.queries.as_mut_slice()[..rows.len() * width];
+        let Overflows { device, pinned: overflowed, .. } = &mut self.overflows;
+        // SAFETY: both are waited for below; the rows lie inside the tensor.
+        unsafe {
+            copy_to_host(&self.compute, address, pinned)?;
+            copy_to_host(&self.compute, device.at(0), overflowed.as_mut_slice())?;
+        }
+        reach(&mark(&self.compute)?)?;
+        into.clear();
+        into.extend_from_slice(pinned);
+        self.counters.to_host_bytes.add(size_of_val(pinned) as u64);
+        Ok(())
+    }
+
+    fn prefill(&mut self, chunk: Chunk, queries: &Tensor) -> Result<Tensor, DeviceError> {
+        self.attend_chunk(chunk, queries)
+    }
+
+    fn attend_all(&mut self, chunk: Chunk, queries: &Tensor) -> Result<Tensor, DeviceError> {
+        if chunk.layer < self.dense_layers {
+            self.attend_resident(chunk, queries)
+        } else {
+            self.attend_passing(chunk, queries)
+        }
+    }
+
+    fn attend_selected(
+        &mut self,
+        chunk: Chunk,
+        queries: &Tensor,
+        selections: &mut dyn Selections,
+    ) -> Result<Tensor, DeviceError> {
+        self.attend_selection(chunk, queries, selections)
+    }
+
+    fn stretch(&mut self, tokens: usize, stretched_to: usize) -> Result<(), DeviceError> {
+        self.settle()?;
+        self.host.stretch(tokens, stretched_to);
+        self.reload_resident(tokens..stretched_to)
+    }
+}
+
+impl Drop for CudaDevice<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = self.drain() {
+            tracing::debug!(%error, "the GPU did not finish");
+        }
+    }
+}
+
+/// A count or a place as the kernels take it; contexts have fewer than 2³² tokens, and pools fewer slots.
+fn number(count: usize) -> u32 {
+    u32::try_from(count).expect("the memory plan keeps pools below 2^32 slots")
+}
