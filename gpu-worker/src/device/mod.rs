@@ -1,3 +1,6 @@
 //! The devices that attention runs on.
 
 pub mod cpu;
+pub mod probe;
+
+pub use probe::{DeviceDescription, DeviceUnavailable, probe};
