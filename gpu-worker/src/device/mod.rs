@@ -7,6 +7,7 @@ mod backend;
 pub mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
+pub mod probe;
 
 use std::fmt;
 use std::ops::Range;
@@ -18,6 +19,7 @@ use hindsight_protocol::profile::Recorder;
 use hindsight_protocol::records::SelectedBlock;
 
 pub use backend::Backend;
+pub use probe::{DeviceDescription, DeviceUnavailable, probe};
 
 use crate::link::LinkError;
 
