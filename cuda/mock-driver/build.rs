@@ -22,14 +22,19 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let mut build = cc::Build::new();
     // Optimised whatever the profile: kernels take many times as long otherwise.
-    build.cpp(true).std("c++17").pic(true).opt_level(3).debug(false);
-    build.flag("-fvisibility=hidden").flag("-pthread").flag("-Wno-unknown-pragmas");
-    build.include(&emulator).include(emulator.join("shims")).include(&kernels);
-    // Products are rounded before they are added in emulated kernels, and need not be in native ones.
-    let mut emulated = build.clone();
-    emulated.flag("-ffp-contract=off").files(sources(&emulator)?).files(sources(&emulator.join("units"))?);
+    build.cpp(true).std("c++17").pic(true).opt_level(3).debug(false).warnings(true).extra_warnings(true);
+    build.flag("-fvisibility=hidden").flag("-pthread").flag("-ffp-contract=fast");
+    build.include(&emulator);
     let mut driver = build.clone();
-    driver.flag("-ffp-contract=fast").files(sources(&own)?);
+    driver.files(sources(&own)?);
+    // As the emulator's own crate compiles it, but to be part of a shared library.
+    let mut emulated = build.clone();
+    emulated.include(emulator.join("shims")).include(&kernels);
+    emulated.flag("-fno-strict-aliasing").flag("-Wno-unknown-pragmas");
+    if env::var("HOST")? == env::var("TARGET")? && has_wide_vectors() {
+        emulated.flag("-march=x86-64-v3");
+    }
+    emulated.files(sources(&emulator)?).files(sources(&emulator.join("units"))?);
 
     let mut objects = driver.try_compile_intermediates()?;
     objects.extend(emulated.try_compile_intermediates()?);
@@ -38,6 +43,19 @@ fn main() -> Result<(), Box<dyn Error>> {
     link(&build, &objects, &directory)?;
     println!("cargo::rustc-env=MOCK_DRIVER_DIRECTORY={}", directory.display());
     Ok(())
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has_wide_vectors() -> bool {
+    is_x86_feature_detected!("avx2")
+        && is_x86_feature_detected!("fma")
+        && is_x86_feature_detected!("f16c")
+        && is_x86_feature_detected!("bmi2")
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn has_wide_vectors() -> bool {
+    false
 }
 
 fn sources(directory: &Path) -> Result<Vec<PathBuf>, Box<dyn Error>> {

@@ -1,0 +1,242 @@
+// Causal attention of a chunk of a prompt to listed blocks of keys and values. The keys may be a part of all keys: what
+// earlier parts came to is merged with.
+//
+// Flash attention in f32, without tensor cores. A thread block serves one KV head and a tile of query rows: the heads of
+// the group for consecutive tokens, so that a key is read once for all of them. Each thread owns four rows: their scores
+// against some keys of a tile, and eight columns of their sums.
+#include "blocks.cuh"
+#include "shared_memory.cuh"
+#include "softmax.cuh"
+
+namespace prefill {
+
+constexpr unsigned THREADS = 128;
+constexpr unsigned KEYS = 32;          // of a tile
+constexpr unsigned THREAD_ROWS = 4;
+constexpr unsigned WEIGHT_STRIDE = KEYS + 4;  // floats: padded against bank conflicts
+
+template <unsigned D>
+struct Shape {
+  static constexpr unsigned PIECES = D / PIECE;                      // of a row, and threads that share query rows
+  static constexpr unsigned ROW_STEP = THREADS / PIECES;             // between a thread's rows
+  static constexpr unsigned ROWS = ROW_STEP * THREAD_ROWS;           // of a tile of queries
+  static constexpr unsigned QUERY_STRIDE = D + 4;                    // floats, padded
+  static constexpr unsigned THREAD_KEYS = KEYS / PIECES;             // of a tile, in a thread's scores
+  static constexpr unsigned STRIDE = PIECES + 1;                     // pieces, padded
+};
+
+struct Keys {
+  const uint4* pool;
+  const unsigned* slots;  // of this KV head
+  unsigned block_tokens;
+};
+
+// Brings keys (`values`: values) [first, first + KEYS) to the tile; zeros from `end` on.
+template <unsigned D>
+__device__ __forceinline__ void load(const Keys& keys, unsigned first, unsigned end, bool values, uint4* tile) {
+  using S = Shape<D>;
+  const unsigned column = threadIdx.x % S::PIECES;
+  const unsigned offset = (values ? value_offset(keys.block_tokens, D) : 0) + column;
+#pragma unroll
+  for (unsigned row = threadIdx.x / S::PIECES; row < KEYS; row += S::ROW_STEP) {
+    const unsigned key = first + row;
+    uint4 piece = make_uint4(0, 0, 0, 0);
+    if (key < end) {
+      piece = keys.pool[key_row(keys.slots[key / keys.block_tokens], key % keys.block_tokens, keys.block_tokens, D) + offset];
+    }
+    tile[row * S::STRIDE + column] = piece;
+  }
+}
+
+// score[row][key] = query[row] . tile[key] for this thread's rows and keys.
+template <typename T, unsigned D>
+__device__ __forceinline__ void scores(const float* query, const uint4* tile, float (&score)[THREAD_ROWS][Shape<D>::THREAD_KEYS]) {
+  using S = Shape<D>;
+  const unsigned row = threadIdx.x / S::PIECES, key = threadIdx.x % S::PIECES;
+#pragma unroll
+  for (unsigned r = 0; r < THREAD_ROWS; r++) {
+#pragma unroll
+    for (unsigned k = 0; k < S::THREAD_KEYS; k++) score[r][k] = 0.0f;
+  }
+#pragma unroll 2
+  for (unsigned piece = 0; piece < S::PIECES; piece++) {
+    float keys[S::THREAD_KEYS][PIECE];
+#pragma unroll
+    for (unsigned k = 0; k < S::THREAD_KEYS; k++) widen<T>(tile[(key + k * S::PIECES) * S::STRIDE + piece], keys[k]);
+#pragma unroll
+    for (unsigned r = 0; r < THREAD_ROWS; r++) {
+      const float4* part = reinterpret_cast<const float4*>(query + (row + r * S::ROW_STEP) * S::QUERY_STRIDE + piece * PIECE);
+      const float4 low = part[0], high = part[1];
+#pragma unroll
+      for (unsigned k = 0; k < S::THREAD_KEYS; k++) {
+        score[r][k] += low.x * keys[k][0] + low.y * keys[k][1] + low.z * keys[k][2] + low.w * keys[k][3];
+        score[r][k] += high.x * keys[k][4] + high.y * keys[k][5] + high.z * keys[k][6] + high.w * keys[k][7];
+      }
+    }
+  }
+}
+
+// out[row] += weight[row][key] * tile[key] for this thread's rows and columns.
+template <typename T, unsigned D>
+__device__ __forceinline__ void accumulate(const float* weight, const uint4* tile, float (&out)[THREAD_ROWS][PIECE]) {
+  using S = Shape<D>;
+  const unsigned row = threadIdx.x / S::PIECES, column = threadIdx.x % S::PIECES;
+#pragma unroll 2
+  for (unsigned first = 0; first < KEYS; first += 4) {
+    float weights[THREAD_ROWS][4];
+#pragma unroll
+    for (unsigned r = 0; r < THREAD_ROWS; r++) {
+      const float4 four = *reinterpret_cast<const float4*>(weight + (row + r * S::ROW_STEP) * WEIGHT_STRIDE + first);
+      weights[r][0] = four.x;
+      weights[r][1] = four.y;
+      weights[r][2] = four.z;
+      weights[r][3] = four.w;
+    }
+#pragma unroll
+    for (unsigned k = 0; k < 4; k++) {
+      float values[PIECE];
+      widen<T>(tile[(first + k) * S::STRIDE + column], values);
+#pragma unroll
+      for (unsigned r = 0; r < THREAD_ROWS; r++) {
+#pragma unroll
+        for (unsigned e = 0; e < PIECE; e++) out[r][e] += weights[r][k] * values[e];
+      }
+    }
+  }
+}
+
+// Writes a row's piece, merged with what is there if `accumulate`: `sum` of weights relative to the largest score.
+__device__ __forceinline__ void finish(const float (&sums)[PIECE], float maximum, float sum, bool accumulate, float before, float* out) {
+  const float part = natural_log_sum_exp(maximum, sum);
+  float kept = 0.0f, added = sum > 0.0f ? 1.0f / sum : 0.0f;
+  if (accumulate) {
+    if (part == negative_infinity()) return;
+    const float largest = fmaxf(before, part);
+    const float weight_before = exp2f((before - largest) * LOG2_E), weight_part = exp2f((part - largest) * LOG2_E);
+    kept = weight_before / (weight_before + weight_part);
+    added *= weight_part / (weight_before + weight_part);
+  }
+#pragma unroll
+  for (unsigned e = 0; e < PIECE; e++) out[e] = (accumulate ? out[e] * kept : 0.0f) + sums[e] * added;
+}
+
+// Log-sum-exp of two sets of keys.
+__device__ __forceinline__ float merge(float a, float b) {
+  const float largest = fmaxf(a, b);
+  if (largest == negative_infinity()) return largest;
+  return largest + log2f(exp2f((a - largest) * LOG2_E) + exp2f((b - largest) * LOG2_E)) * LN_2;
+}
+
+template <typename T, unsigned D>
+__device__ __forceinline__ void attend(const float* __restrict__ queries, unsigned tokens, unsigned kv_heads, unsigned group,
+                                       const T* __restrict__ pool, const unsigned* __restrict__ slots, unsigned stride,
+                                       unsigned block_tokens, unsigned key_tokens, unsigned key_start, unsigned query_start,
+                                       float scale, float* __restrict__ out, float* __restrict__ lse, bool accumulated) {
+  using S = Shape<D>;
+  SHARED_ARRAY(float, query, S::ROWS * S::QUERY_STRIDE);  // scaled
+  SHARED_ARRAY(uint4, tile, KEYS * S::STRIDE);            // keys, then values
+  SHARED_ARRAY(float, weight, S::ROWS * WEIGHT_STRIDE);
+
+  const unsigned thread = threadIdx.x, kv_head = blockIdx.y, heads = kv_heads * group;
+  // Row r of the tile is head r % group of token first_token + r / group.
+  const unsigned tile_tokens = S::ROWS / group, first_token = blockIdx.x * tile_tokens;
+  const unsigned tokens_left = tokens - first_token;
+  const unsigned rows = (tokens_left < tile_tokens ? tokens_left : tile_tokens) * group;
+  const auto row_index = [&](unsigned row) {
+    return static_cast<unsigned long long>(first_token + row / group) * heads + kv_head * group + row % group;
+  };
+  // Keys that the queries of a row see: those at positions up to the row's own.
+  const auto visible = [&](unsigned row) {
+    const unsigned position = query_start + first_token + row / group;
+    const unsigned seen = position < key_start ? 0 : position - key_start + 1;
+    return seen < key_tokens ? seen : key_tokens;
+  };
+
+  for (unsigned i = thread; i < S::ROWS * D; i += THREADS) {
+    const unsigned row = i / D;
+    query[row * S::QUERY_STRIDE + i % D] = row < rows ? queries[row_index(row) * D + i % D] * (scale * LOG2_E) : 0.0f;
+  }
+
+  const Keys keys = {reinterpret_cast<const uint4*>(pool), slots + static_cast<unsigned long long>(kv_head) * stride, block_tokens};
+  const unsigned first_row = thread / S::PIECES, column = thread % S::PIECES;
+  unsigned seen[THREAD_ROWS];
+  float maximum[THREAD_ROWS], sum[THREAD_ROWS];
+#pragma unroll
+  for (unsigned r = 0; r < THREAD_ROWS; r++) {
+    const unsigned row = first_row + r * S::ROW_STEP;
+    seen[r] = row < rows ? visible(row) : 0;
+    maximum[r] = negative_infinity();
+    sum[r] = 0.0f;
+  }
+  float sums[THREAD_ROWS][PIECE] = {};
+
+  const unsigned end = visible(rows - 1);  // the last token sees most
+  for (unsigned first = 0; first < end; first += KEYS) {
+    __syncthreads();
+    load<D>(keys, first, end, false, tile);
+    __syncthreads();
+    float score[THREAD_ROWS][S::THREAD_KEYS];
+    scores<T, D>(query, tile, score);
+#pragma unroll
+    for (unsigned r = 0; r < THREAD_ROWS; r++) {
+      float largest = maximum[r];
+#pragma unroll
+      for (unsigned k = 0; k < S::THREAD_KEYS; k++) {
+        if (first + column + k * S::PIECES >= seen[r]) score[r][k] = negative_infinity();
+        largest = fmaxf(largest, score[r][k]);
+      }
+      largest = lanes_max(largest, S::PIECES);
+      const float factor = rescale_factor(maximum[r], largest);
+      maximum[r] = largest;
+      sum[r] *= factor;
+#pragma unroll
+      for (unsigned e = 0; e < PIECE; e++) sums[r][e] *= factor;
+#pragma unroll
+      for (unsigned k = 0; k < S::THREAD_KEYS; k++) {
+        // A row that has seen no key yet weighs none.
+        const float w = largest == negative_infinity() ? 0.0f : exp2f(score[r][k] - largest);
+        weight[(first_row + r * S::ROW_STEP) * WEIGHT_STRIDE + column + k * S::PIECES] = w;
+        sum[r] += w;
+      }
+    }
+    __syncthreads();
+    load<D>(keys, first, end, true, tile);
+    __syncthreads();
+    accumulate<T, D>(weight, tile, sums);
+  }
+
+#pragma unroll
+  for (unsigned r = 0; r < THREAD_ROWS; r++) {
+    const float total = lanes_sum(sum[r], S::PIECES);
+    const unsigned row = first_row + r * S::ROW_STEP;
+    const unsigned long long index = row_index(row);
+    const float before = row < rows && accumulated ? lse[index] : negative_infinity();
+    // All threads of the row have read what it holds before one of them writes it.
+    __syncwarp();
+    if (row >= rows) continue;
+    finish(sums[r], maximum[r], total, accumulated, before, out + index * D + column * PIECE);
+    if (column == 0) lse[index] = merge(before, natural_log_sum_exp(maximum[r], total));
+  }
+}
+
+}  // namespace prefill
+
+// Grid (ceil(tokens / (ROWS / group)), kv_heads), `prefill::THREADS` threads.
+//
+// queries, out [tokens, heads, D]; lse [tokens, heads]; slots [kv_heads, stride]. Of the keys listed the first
+// `key_tokens` count, at positions from key_start on; queries stand at positions from query_start on.
+#define PREFILL_ATTENTION(T, D)                                                                                          \
+  extern "C" __global__ void __launch_bounds__(prefill::THREADS) prefill_attention_##T##_d##D(                         \
+      const float* queries, unsigned tokens, unsigned kv_heads, unsigned group, const T* pool, const unsigned* slots,    \
+      unsigned stride, unsigned block_tokens, unsigned key_tokens, unsigned key_start, unsigned query_start, float scale, \
+      float* out, float* lse, unsigned accumulate) {                                                                     \
+    prefill::attend<T, D>(queries, tokens, kv_heads, group, pool, slots, stride, block_tokens, key_tokens, key_start,     \
+                          query_start, scale, out, lse, accumulate != 0);                                                \
+  }
+
+PREFILL_ATTENTION(f16, 64)
+PREFILL_ATTENTION(f16, 128)
+PREFILL_ATTENTION(f16, 256)
+PREFILL_ATTENTION(bf16, 64)
+PREFILL_ATTENTION(bf16, 128)
+PREFILL_ATTENTION(bf16, 256)
