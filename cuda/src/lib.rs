@@ -3,3 +3,7 @@
 //! The source is in `kernels/`. All kernels are `extern "C"`; what each takes is said there and in [`launch`].
 
 pub mod launch;
+
+/// TEMP
+#[cfg(feature = "fatbin")]
+pub static FATBIN: &[u8] = b"";

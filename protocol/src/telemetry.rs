@@ -13,7 +13,7 @@ const VERSION: u64 = 3;
 const PREFIX: &str = "hindsight-";
 
 /// A number that only grows, in the unit that its field states.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 #[repr(transparent)]
 pub struct Counter(AtomicU64);
 
@@ -82,7 +82,7 @@ pub struct IndexerCounters {
 }
 
 /// What the worker counts.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 #[repr(C, align(128))]
 pub struct WorkerCounters {
     /// Prompt tokens read.

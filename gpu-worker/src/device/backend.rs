@@ -49,7 +49,6 @@ impl Backend {
     ///
     /// # Errors
     /// [`DeviceError`] with the arithmetic.
-    #[cfg_attr(not(feature = "cuda"), expect(clippy::unused_self, clippy::unnecessary_wraps))]
     pub fn check(&self, layout: &Layout, demand: Demand) -> Result<(), DeviceError> {
         #[cfg(feature = "cuda")]
         if let Some(gpu) = &self.gpu {

@@ -4,6 +4,7 @@
 //! it, and attends: to the whole text, or to the blocks that were selected.
 
 mod backend;
+pub mod conformance;
 pub mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;

@@ -15,6 +15,7 @@ use hindsight_protocol::profile::Recorder;
 use hindsight_protocol::records::AttentionPolicy;
 use hindsight_protocol::telemetry::WorkerCounters;
 
+#[cfg(feature = "cuda")]
 pub(crate) use prefill::CHUNK_TOKENS;
 
 use crate::attention::arena::{ArenaAttention, ArenaAttentionError, Plan};
