@@ -2,6 +2,8 @@
 //!
 //! The source is in `kernels/`. All kernels are `extern "C"`; what each takes is said there and in [`launch`].
 
+#[cfg(feature = "conformance")]
+pub mod conformance;
 pub mod launch;
 
 /// TEMP
