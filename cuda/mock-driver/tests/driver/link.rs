@@ -98,7 +98,7 @@ fn copies_beside_work() {
     let start = timed(&copies);
     work.wait(&start).unwrap();
     copies.memcpy_htod(&host, &mut device).unwrap();
-    // A copy within the device reads and writes: as long as the link needs at 1,300 GB/s.
+    // A copy within the device reads and writes: as long as the link needs at 1,355 GB/s.
     for _ in 0..26 {
         work.memcpy_dtod(&source, &mut other).unwrap();
     }
@@ -106,7 +106,7 @@ fn copies_beside_work() {
     let (copied, worked) =
         (f64::from(start.elapsed_ms(&copied).unwrap()), f64::from(start.elapsed_ms(&worked).unwrap()));
     assert_about(copied, copy_ms(BYTES));
-    assert_about(worked, 26.0 * 2.0 * BYTES as f64 / 1300e6);
+    assert_about(worked, 26.0 * 2.0 * BYTES as f64 / 1355e6);
 }
 
 #[test]
@@ -190,7 +190,7 @@ fn gathers() {
         let end = timed(&stream);
         let took = f64::from(begin.elapsed_ms(&end).unwrap());
         let bytes = (blocks as usize * BLOCK) as f64;
-        assert_about(took, 3e-3 + if from == "host" { bytes / GEN4_BYTES_PER_MS } else { 2.0 * bytes / 1300e6 });
+        assert_about(took, 3e-3 + if from == "host" { bytes / GEN4_BYTES_PER_MS } else { 2.0 * bytes / 1355e6 });
     }
 }
 
