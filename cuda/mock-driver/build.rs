@@ -22,7 +22,14 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let mut build = cc::Build::new();
     // Optimised whatever the profile: kernels take many times as long otherwise.
-    build.cpp(true).std("c++17").pic(true).opt_level(3).debug(false).warnings(true).extra_warnings(true);
+    build
+        .cpp(true)
+        .std("c++17")
+        .pic(true)
+        .opt_level(3)
+        .debug(false)
+        .warnings(true)
+        .extra_warnings(true);
     build.flag("-fvisibility=hidden").flag("-pthread").flag("-ffp-contract=fast");
     build.include(&emulator);
     let mut driver = build.clone();

@@ -27,13 +27,17 @@ pub(crate) fn run(program: &str, mock: &Mock) -> Said {
         .envs(mock.environment())
         .output()
         .unwrap();
-    let (out, reports) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let (out, reports) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{program} on {mock:?}:\n{out}\n{reports}");
-    let answers = out.lines().filter_map(|line| line.split_once("answer: ").map(|(_, answer)| answer.to_owned()));
+    let answers = out
+        .lines()
+        .filter_map(|line| line.split_once("answer: ").map(|(_, answer)| answer.to_owned()));
     Said { answers: answers.collect(), reports: reports.into_owned() }
 }
 
 /// Tells the test that started this program.
 pub(crate) fn answer(text: impl std::fmt::Display) {
-    writeln!(stdout(), "answer: {text}").unwrap();
+    let line = format!("answer: {text}\n");
+    stdout().write_all(line.as_bytes()).unwrap();
 }

@@ -6,7 +6,8 @@ use hindsight_cuda_mock_driver::{Link, Mock};
 
 use crate::child::{Programs, answer, run};
 
-pub(crate) const PROGRAMS: Programs = &[("describe", describe), ("unsupported", unsupported), ("start", start)];
+pub(crate) const PROGRAMS: Programs =
+    &[("describe", describe), ("unsupported", unsupported), ("start", start)];
 
 fn describe() {
     let context = CudaContext::new(0).unwrap();
@@ -40,7 +41,12 @@ fn unsupported() {
 #[test]
 fn what_is_not_implemented_is_named_once() {
     let said = run("unsupported", &Mock::default());
-    assert_eq!(said.reports.matches("cuCtxGetLimit is not implemented").count(), 1, "{}", said.reports);
+    assert_eq!(
+        said.reports.matches("cuCtxGetLimit is not implemented").count(),
+        1,
+        "{}",
+        said.reports
+    );
 }
 
 fn start() {
@@ -49,7 +55,8 @@ fn start() {
 
 #[test]
 fn nonsense_in_the_environment_is_refused_by_name() {
-    let nonsense = Mock { link: Some(Link::Custom { gb_per_s: -1.0, latency_us: 0.0 }), ..Mock::default() };
+    let nonsense =
+        Mock { link: Some(Link::Custom { gb_per_s: -1.0, latency_us: 0.0 }), ..Mock::default() };
     let said = run("start", &nonsense);
     assert_eq!(said.answers, ["CUDA_ERROR_INVALID_VALUE"]);
     assert!(said.reports.contains("MOCK_LINK=-1,0"), "{}", said.reports);

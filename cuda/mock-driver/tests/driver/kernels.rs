@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use cudarc::driver::sys::CUresult;
-use cudarc::driver::{CudaContext, CudaFunction, CudaSlice, CudaStream, DriverError, LaunchConfig, PushKernelArg};
+use cudarc::driver::{
+    CudaContext, CudaFunction, CudaSlice, CudaStream, DriverError, LaunchConfig, PushKernelArg,
+};
 use cudarc::nvrtc::Ptx;
 use hindsight_cuda_mock_driver::Mock;
 
@@ -24,7 +26,12 @@ pub(crate) fn load(context: &Arc<CudaContext>, name: &str) -> Result<CudaFunctio
 }
 
 /// Queues `gather_blocks`: block i of the pool becomes what lies at `sources[i]`.
-pub(crate) fn gather(stream: &CudaStream, kernel: &CudaFunction, arrays: &Gather, pool: u64) -> Result<(), DriverError> {
+pub(crate) fn gather(
+    stream: &CudaStream,
+    kernel: &CudaFunction,
+    arrays: &Gather,
+    pool: u64,
+) -> Result<(), DriverError> {
     let (blocks, block_bytes) = (arrays.slots.len() as u32, BLOCK as u32);
     let mut launch = stream.launch_builder(kernel);
     launch.arg(&arrays.sources).arg(&arrays.slots).arg(&pool).arg(&blocks).arg(&block_bytes);
@@ -42,8 +49,10 @@ pub(crate) struct Gather {
 impl Gather {
     /// Uploads the arrays and waits until they have arrived.
     pub(crate) fn new(stream: &Arc<CudaStream>, sources: &[u64], slots: &[u32]) -> Self {
-        let arrays =
-            Self { sources: stream.clone_htod(sources).unwrap(), slots: stream.clone_htod(slots).unwrap() };
+        let arrays = Self {
+            sources: stream.clone_htod(sources).unwrap(),
+            slots: stream.clone_htod(slots).unwrap(),
+        };
         stream.synchronize().unwrap();
         arrays
     }
@@ -67,7 +76,11 @@ fn impossible_launches() {
     let launch = |block, shared_mem_bytes| {
         let mut launch = stream.launch_builder(&kernel);
         // SAFETY: the launch is refused before the arguments, which are missing, would be read.
-        unsafe { launch.launch(LaunchConfig { grid_dim: (1, 1, 1), block_dim: block, shared_mem_bytes }) }.unwrap_err().0
+        unsafe {
+            launch.launch(LaunchConfig { grid_dim: (1, 1, 1), block_dim: block, shared_mem_bytes })
+        }
+        .unwrap_err()
+        .0
     };
     assert_eq!(launch((2048, 1, 1), 0), CUresult::CUDA_ERROR_INVALID_VALUE);
     assert_eq!(launch((0, 1, 1), 0), CUresult::CUDA_ERROR_INVALID_VALUE);

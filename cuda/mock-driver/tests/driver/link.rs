@@ -4,7 +4,9 @@ use std::fs;
 use std::sync::Arc;
 use std::time::Instant;
 
-use cudarc::driver::{CudaContext, CudaEvent, CudaSlice, CudaStream, DevicePtr, PinnedHostSlice, sys};
+use cudarc::driver::{
+    CudaContext, CudaEvent, CudaSlice, CudaStream, DevicePtr, PinnedHostSlice, sys,
+};
 use hindsight_cuda_mock_driver::{Link, Mock};
 use serde::Deserialize;
 
@@ -33,7 +35,10 @@ fn copy_ms(bytes: usize) -> f64 {
 }
 
 fn assert_about(measured: f64, expected: f64) {
-    assert!((measured - expected).abs() <= expected * 0.01, "{measured} ms instead of {expected} ms");
+    assert!(
+        (measured - expected).abs() <= expected * 0.01,
+        "{measured} ms instead of {expected} ms"
+    );
 }
 
 fn timed(stream: &CudaStream) -> CudaEvent {
@@ -103,8 +108,10 @@ fn copies_beside_work() {
         work.memcpy_dtod(&source, &mut other).unwrap();
     }
     let (copied, worked) = (timed(&copies), timed(&work));
-    let (copied, worked) =
-        (f64::from(start.elapsed_ms(&copied).unwrap()), f64::from(start.elapsed_ms(&worked).unwrap()));
+    let (copied, worked) = (
+        f64::from(start.elapsed_ms(&copied).unwrap()),
+        f64::from(start.elapsed_ms(&worked).unwrap()),
+    );
     assert_about(copied, copy_ms(BYTES));
     assert_about(worked, 26.0 * 2.0 * BYTES as f64 / 1355e6);
 }
@@ -120,10 +127,17 @@ fn copies_and_work_overlap() {
     assert_eq!((copy.kind.as_str(), copy.bytes), ("copy", BYTES as u64));
     assert_about((copy.end_us - copy.start_us) * 1e-3, copy_ms(BYTES));
     let beside = operations.iter().filter(|op| {
-        op.stream != copy.stream && op.name == "copy on the device" && op.start_us < copy.end_us && copy.start_us < op.end_us
+        op.stream != copy.stream
+            && op.name == "copy on the device"
+            && op.start_us < copy.end_us
+            && copy.start_us < op.end_us
     });
     assert!(beside.count() > 10);
-    assert!(operations.iter().all(|op| op.start_us >= op.queued_us && op.queued_host_us >= op.queued_us));
+    assert!(
+        operations
+            .iter()
+            .all(|op| op.start_us >= op.queued_us && op.queued_host_us >= op.queued_us)
+    );
 }
 
 #[derive(Deserialize)]
@@ -140,7 +154,11 @@ struct Operation {
 }
 
 fn read(trace: &std::path::Path) -> Vec<Operation> {
-    fs::read_to_string(trace).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    fs::read_to_string(trace)
+        .unwrap()
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
 }
 
 /// One engine for each direction: copies of one direction queue up, those of different directions do not.
@@ -156,7 +174,8 @@ fn engines() {
     second.wait(&start).unwrap();
     first.memcpy_htod(&host, &mut device).unwrap();
     second.memcpy_htod(&host, &mut other).unwrap();
-    let both = [timed(&first), timed(&second)].map(|end| f64::from(start.elapsed_ms(&end).unwrap()));
+    let both =
+        [timed(&first), timed(&second)].map(|end| f64::from(start.elapsed_ms(&end).unwrap()));
     assert_about(both[0].max(both[1]), 2.0 * copy_ms(BYTES));
 
     occupy(&first, &host);
@@ -181,8 +200,11 @@ fn gathers() {
     let pool = stream.alloc_zeros::<u8>(BYTES).unwrap();
     let blocks = 4096;
     let slots: Vec<u32> = (0..blocks).collect();
-    for (from, start) in [("host", host.as_ptr().unwrap() as u64), ("device", device.device_ptr(&stream).0)] {
-        let sources: Vec<u64> = (0..u64::from(blocks)).map(|block| start + block * BLOCK as u64).collect();
+    for (from, start) in
+        [("host", host.as_ptr().unwrap() as u64), ("device", device.device_ptr(&stream).0)]
+    {
+        let sources: Vec<u64> =
+            (0..u64::from(blocks)).map(|block| start + block * BLOCK as u64).collect();
         let arrays = Gather::new(&stream, &sources, &slots);
         occupy(&stream, &host);
         let begin = timed(&stream);
@@ -190,7 +212,10 @@ fn gathers() {
         let end = timed(&stream);
         let took = f64::from(begin.elapsed_ms(&end).unwrap());
         let bytes = (blocks as usize * BLOCK) as f64;
-        assert_about(took, 3e-3 + if from == "host" { bytes / GEN4_BYTES_PER_MS } else { 2.0 * bytes / 1355e6 });
+        assert_about(
+            took,
+            3e-3 + if from == "host" { bytes / GEN4_BYTES_PER_MS } else { 2.0 * bytes / 1355e6 },
+        );
     }
 }
 
@@ -199,8 +224,11 @@ fn kernels_that_read_pinned_memory_use_the_link() {
     let dir = tempfile::tempdir().unwrap();
     let trace = dir.path().join("trace.jsonl");
     run("gathers", &Mock { trace: Some(trace.clone()), ..gen4() });
-    let directions: Vec<_> =
-        read(&trace).into_iter().filter(|op| op.kind == "kernel").map(|op| (op.name, op.direction)).collect();
+    let directions: Vec<_> = read(&trace)
+        .into_iter()
+        .filter(|op| op.kind == "kernel")
+        .map(|op| (op.name, op.direction))
+        .collect();
     let gather = |direction: &str| ("gather_blocks".to_owned(), direction.to_owned());
     assert_eq!(directions, [gather("h2d"), gather("device")]);
 }
@@ -215,7 +243,8 @@ fn sleeps() {
 
 #[test]
 fn waiting_takes_as_long_as_the_link_would() {
-    let slow = Mock { link: Some(Link::Custom { gb_per_s: 0.1, latency_us: 0.0 }), ..Mock::default() };
+    let slow =
+        Mock { link: Some(Link::Custom { gb_per_s: 0.1, latency_us: 0.0 }), ..Mock::default() };
     let took: f64 = run("sleeps", &slow).answers[0].parse().unwrap();
     assert!(took >= BYTES as f64 / 0.1e6, "{took} ms");
 }

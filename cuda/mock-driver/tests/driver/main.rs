@@ -23,6 +23,7 @@ fn program() {
         prefill::PROGRAMS,
         streams::PROGRAMS,
     ];
-    let (_, run) = programs.into_iter().flatten().find(|(known, _)| *known == name).expect("a known program");
+    let (_, run) =
+        programs.into_iter().flatten().find(|(known, _)| *known == name).expect("a known program");
     run();
 }

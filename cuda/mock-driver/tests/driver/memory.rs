@@ -24,8 +24,14 @@ fn exhaust() {
     assert_eq!(context.mem_get_info().unwrap(), (1 << 20, 1 << 20));
     let large = stream.alloc_zeros::<u8>(900 << 10).unwrap();
     assert_eq!(context.mem_get_info().unwrap(), (124 << 10, 1 << 20));
-    assert_eq!(stream.alloc_zeros::<u8>(200 << 10).unwrap_err().0, CUresult::CUDA_ERROR_OUT_OF_MEMORY);
-    assert_eq!(stream.alloc_zeros::<u8>(2 << 20).unwrap_err().0, CUresult::CUDA_ERROR_OUT_OF_MEMORY);
+    assert_eq!(
+        stream.alloc_zeros::<u8>(200 << 10).unwrap_err().0,
+        CUresult::CUDA_ERROR_OUT_OF_MEMORY
+    );
+    assert_eq!(
+        stream.alloc_zeros::<u8>(2 << 20).unwrap_err().0,
+        CUresult::CUDA_ERROR_OUT_OF_MEMORY
+    );
     // The free is only queued: an allocation that needs it waits for it.
     drop(large);
     let again = stream.alloc_zeros::<u8>(1000 << 10).unwrap();
@@ -45,23 +51,32 @@ fn pages(count: usize) -> Vec<u8> {
 
 fn register_bytes(memory: &mut [u8]) -> Result<(), CUresult> {
     // SAFETY: the memory is the caller's, who unregisters it or ends the process.
-    unsafe { sys::cuMemHostRegister_v2(memory.as_mut_ptr().cast(), memory.len(), 0) }.result().map_err(|error| error.0)
+    unsafe { sys::cuMemHostRegister_v2(memory.as_mut_ptr().cast(), memory.len(), 0) }
+        .result()
+        .map_err(|error| error.0)
 }
 
 fn unregister(memory: &mut [u8]) -> Result<(), CUresult> {
     // SAFETY: the driver looks the address up, and does not follow it.
-    unsafe { sys::cuMemHostUnregister(memory.as_mut_ptr().cast()) }.result().map_err(|error| error.0)
+    unsafe { sys::cuMemHostUnregister(memory.as_mut_ptr().cast()) }
+        .result()
+        .map_err(|error| error.0)
 }
 
 fn register() {
     let _context = CudaContext::new(0).unwrap();
     let mut memory = pages(4);
     register_bytes(&mut memory).unwrap();
-    assert_eq!(register_bytes(&mut memory[4096..8192]), Err(CUresult::CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED));
+    assert_eq!(
+        register_bytes(&mut memory[4096..8192]),
+        Err(CUresult::CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED)
+    );
     let mut device = 0;
     let inside = &mut memory[5000];
     // SAFETY: the address lies in registered memory.
-    unsafe { sys::cuMemHostGetDevicePointer_v2(&mut device, std::ptr::from_mut(inside).cast(), 0) }.result().unwrap();
+    unsafe { sys::cuMemHostGetDevicePointer_v2(&mut device, std::ptr::from_mut(inside).cast(), 0) }
+        .result()
+        .unwrap();
     assert_eq!(device, std::ptr::from_mut(inside) as u64);
     unregister(&mut memory).unwrap();
     assert_eq!(unregister(&mut memory), Err(CUresult::CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED));
@@ -93,13 +108,19 @@ fn register_limited() {
     let mut device = stream.alloc_zeros::<u8>(4 << 12).unwrap();
     // One copy within a part, and one that leaves the part that it begins in.
     stream.memcpy_htod(&memory[..2 << 12], &mut device).unwrap();
-    assert_eq!(stream.memcpy_htod(&memory, &mut device).unwrap_err().0, CUresult::CUDA_ERROR_INVALID_VALUE);
+    assert_eq!(
+        stream.memcpy_htod(&memory, &mut device).unwrap_err().0,
+        CUresult::CUDA_ERROR_INVALID_VALUE
+    );
     stream.synchronize().unwrap();
 }
 
 #[test]
 fn a_limit_asks_for_registering_in_parts() {
-    let said = run("register limited", &Mock { registration: Registration::Limited(2 << 12), ..Mock::default() });
+    let said = run(
+        "register limited",
+        &Mock { registration: Registration::Limited(2 << 12), ..Mock::default() },
+    );
     assert!(said.reports.contains("leaves the pinned range"), "{}", said.reports);
 }
 

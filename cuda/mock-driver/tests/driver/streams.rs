@@ -36,9 +36,15 @@ fn untracked() -> (Arc<CudaContext>, Arc<CudaStream>, Arc<CudaStream>) {
     (context, copy, compute)
 }
 
-fn pinned(context: &Arc<CudaContext>, fill: impl Fn(usize) -> u8, len: usize) -> PinnedHostSlice<u8> {
+fn pinned(
+    context: &Arc<CudaContext>,
+    fill: impl Fn(usize) -> u8,
+    len: usize,
+) -> PinnedHostSlice<u8> {
     // SAFETY: all of it is written below.
-    let mut memory = unsafe { context.alloc_pinned_with_flags::<u8>(len, sys::CU_MEMHOSTALLOC_PORTABLE) }.unwrap();
+    let mut memory =
+        unsafe { context.alloc_pinned_with_flags::<u8>(len, sys::CU_MEMHOSTALLOC_PORTABLE) }
+            .unwrap();
     memory.as_mut_slice().unwrap().iter_mut().enumerate().for_each(|(i, byte)| *byte = fill(i));
     memory
 }
@@ -102,13 +108,15 @@ fn a_correct_program_is_right_in_any_order() {
 
 #[test]
 fn data_that_nobody_waits_for_are_missed_if_the_awaited_stream_runs_first() {
-    let said = run("overlap without its wait", &Mock { order: Order::AwaitedFirst, ..Mock::default() });
+    let said =
+        run("overlap without its wait", &Mock { order: Order::AwaitedFirst, ..Mock::default() });
     assert_eq!(said.answers, ["wrong"]);
 }
 
 #[test]
 fn data_still_in_use_are_overwritten_if_the_awaited_stream_runs_last() {
-    let said = run("reuse without its wait", &Mock { order: Order::AwaitedLast, ..Mock::default() });
+    let said =
+        run("reuse without its wait", &Mock { order: Order::AwaitedLast, ..Mock::default() });
     assert_eq!(said.answers, ["wrong"]);
 }
 
