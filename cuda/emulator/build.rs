@@ -10,6 +10,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         println!("cargo::rerun-if-changed={}", folder.display());
     }
     println!("cargo::metadata=include={}", source.display());
+    println!("cargo::metadata=library={}", env::var("OUT_DIR")?);
 
     let mut build = cc::Build::new();
     build.cpp(true).std("c++17").opt_level(3).warnings(true).extra_warnings(true);

@@ -10,10 +10,15 @@
 namespace decode {
 
 constexpr unsigned THREADS = 128;
+// Thread blocks that a multiprocessor must hold: enough loads under way, and registers enough that none spills.
+constexpr unsigned RESIDENT = 3;
 constexpr unsigned MAX_GROUP = 16;
 // Heads that one thread works on at a time.
 constexpr unsigned CHUNK = 4;
-constexpr unsigned MAX_CHUNKS = MAX_GROUP / CHUNK;
+constexpr unsigned WARPS = THREADS / WARP;
+
+// Floats from key to key in the scores of a tile: a multiple of 16 bytes, odd in those to spread over the banks.
+__device__ __forceinline__ unsigned score_stride(unsigned chunks) { return CHUNK * (chunks | 1); }
 
 template <unsigned D>
 struct Shape {
@@ -47,11 +52,12 @@ __device__ __forceinline__ void store(const uint4 (&pieces)[Shape<D>::LOADS], ui
   }
 }
 
-// score[head][key] = query[head] . tile[key], -inf beyond the `valid` keys.
+// score[key][head] = query[head] . tile[key], -inf beyond the `valid` keys.
 template <typename T, unsigned D>
 __device__ __forceinline__ void scores(const uint4* tile, const float* query, unsigned chunks, unsigned valid, float* score) {
   using S = Shape<D>;
   const unsigned key = threadIdx.x / S::SHARE, share = threadIdx.x % S::SHARE;
+#pragma unroll 1
   for (unsigned chunk = 0; chunk < chunks; chunk++) {
     float sums[CHUNK] = {};
 #pragma unroll
@@ -68,70 +74,64 @@ __device__ __forceinline__ void scores(const uint4* tile, const float* query, un
     }
 #pragma unroll
     for (unsigned h = 0; h < CHUNK; h++) {
-      const float sum = lanes_sum(sums[h], S::SHARE);
-      if (share == 0) score[(chunk * CHUNK + h) * S::TILE + key] = key < valid ? sum : negative_infinity();
+      sums[h] = lanes_sum(sums[h], S::SHARE);
+      if (key >= valid) sums[h] = negative_infinity();
+    }
+    if (share == 0) {
+      *reinterpret_cast<float4*>(score + key * score_stride(chunks) + chunk * CHUNK) = make_float4(sums[0], sums[1], sums[2], sums[3]);
     }
   }
 }
 
-// Largest score so far and sum of weights relative to it, of the heads of one warp: warp, warp + 4, ...
+// What is known of each head.
 struct State {
-  float maximum[MAX_CHUNKS];
-  float sum[MAX_CHUNKS];
+  float maximum[MAX_GROUP];  // the largest score so far
+  float sum[MAX_GROUP];      // of weights relative to it
+  float rescale[MAX_GROUP];  // what earlier sums must be multiplied by
 };
 
-// Turns the tile's scores into weights; rescale[head] is what earlier sums must be multiplied by.
+// Turns the tile's scores into weights. A warp takes every fourth head.
 template <unsigned D>
-__device__ __forceinline__ void weigh(State& state, unsigned group, float* score, float* rescale) {
+__device__ __forceinline__ void weigh(State& state, unsigned group, unsigned chunks, float* score) {
   constexpr unsigned TILE = Shape<D>::TILE;
-  const unsigned warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+  const unsigned lane = threadIdx.x % WARP, stride = score_stride(chunks);
+  for (unsigned head = threadIdx.x / WARP; head < group; head += WARPS) {
+    const float before = state.maximum[head];
+    float largest = before;
 #pragma unroll
-  for (unsigned i = 0; i < MAX_CHUNKS; i++) {
-    const unsigned head = warp + i * CHUNK;
-    if (head >= group) break;
-    float* row = score + head * TILE;
-    float largest = state.maximum[i];
-#pragma unroll
-    for (unsigned key = lane; key < TILE; key += WARP) largest = fmaxf(largest, row[key]);
+    for (unsigned key = lane; key < TILE; key += WARP) largest = fmaxf(largest, score[key * stride + head]);
     largest = lanes_max(largest, WARP);
     float sum = 0.0f;
 #pragma unroll
     for (unsigned key = lane; key < TILE; key += WARP) {
-      const float weight = exp2f(row[key] - largest);
-      row[key] = weight;
+      const float weight = exp2f(score[key * stride + head] - largest);
+      score[key * stride + head] = weight;
       sum += weight;
     }
-    const float factor = rescale_factor(state.maximum[i], largest);
-    state.sum[i] = state.sum[i] * factor + lanes_sum(sum, WARP);
-    state.maximum[i] = largest;
-    if (lane == 0) rescale[head] = factor;
+    sum = lanes_sum(sum, WARP);
+    if (lane == 0) {
+      const float factor = rescale_factor(before, largest);
+      state.maximum[head] = largest;
+      state.sum[head] = state.sum[head] * factor + sum;
+      state.rescale[head] = factor;
+    }
   }
 }
 
-// out[head] += weight[head][key] * tile[key], for four heads, eight columns and every `parts`-th run of four keys.
+// out[head] += weight[key][head] * tile[key], for four heads, eight columns and every `parts`-th key.
 template <typename T, unsigned D>
-__device__ __forceinline__ void accumulate(const uint4* tile, const float* weight, unsigned column, unsigned part, unsigned parts,
-                                           unsigned valid, float (&out)[CHUNK][PIECE]) {
-  using S = Shape<D>;
-  for (unsigned first = part * 4; first < valid; first += parts * 4) {
-    float weights[CHUNK][4];
+__device__ __forceinline__ void accumulate(const uint4* tile, const float* weight, unsigned stride, unsigned column, unsigned part,
+                                           unsigned parts, unsigned valid, float (&out)[CHUNK][PIECE]) {
+#pragma unroll 2
+  for (unsigned key = part; key < valid; key += parts) {
+    const float4 four = *reinterpret_cast<const float4*>(weight + key * stride);
+    const float weights[CHUNK] = {four.x, four.y, four.z, four.w};
+    float values[PIECE];
+    widen<T>(tile[key * Shape<D>::STRIDE + column], values);
 #pragma unroll
     for (unsigned h = 0; h < CHUNK; h++) {
-      const float4 four = *reinterpret_cast<const float4*>(weight + h * S::TILE + first);
-      weights[h][0] = four.x;
-      weights[h][1] = four.y;
-      weights[h][2] = four.z;
-      weights[h][3] = four.w;
-    }
 #pragma unroll
-    for (unsigned k = 0; k < 4; k++) {
-      float values[PIECE];
-      widen<T>(tile[(first + k) * S::STRIDE + column], values);
-#pragma unroll
-      for (unsigned h = 0; h < CHUNK; h++) {
-#pragma unroll
-        for (unsigned e = 0; e < PIECE; e++) out[h][e] += weights[h][k] * values[e];
-      }
+      for (unsigned e = 0; e < PIECE; e++) out[h][e] += weights[h] * values[e];
     }
   }
 }
@@ -145,14 +145,15 @@ __device__ __forceinline__ void attend(const float* __restrict__ queries, const 
   using S = Shape<D>;
   SHARED_ARRAY(uint4, tile, S::TILE * S::STRIDE);
   SHARED_ARRAY(unsigned long long, rows, 2 * S::TILE);  // of this tile and of the next
-  SHARED_ARRAY(float, rescale, MAX_GROUP);
+  SHARED_ARRAY(State, states, 1);
   DYNAMIC_SHARED(float, dynamic);
 
   const uint4* pool = reinterpret_cast<const uint4*>(pool_elements);
   const unsigned thread = threadIdx.x, kv_head = blockIdx.x, split = blockIdx.y;
   const unsigned chunks = (group + CHUNK - 1) / CHUNK, padded = chunks * CHUNK;
   float* query = dynamic;              // [padded][D], scaled
-  float* score = dynamic + padded * D;  // [padded][TILE]; what lies beyond the group is never written out
+  float* score = dynamic + padded * D;  // [TILE][score_stride]; what lies beyond the group is never written out
+  State& state = *states;
 
   // This split's part of the list.
   const unsigned listed = blocks[kv_head];
@@ -179,11 +180,10 @@ __device__ __forceinline__ void attend(const float* __restrict__ queries, const 
   const unsigned chunk = place % places, part = place / places, parts = S::ROWS / places;
   const bool summing = chunk < chunks;
 
-  State state;
-#pragma unroll
-  for (unsigned i = 0; i < MAX_CHUNKS; i++) {
-    state.maximum[i] = negative_infinity();
-    state.sum[i] = 0.0f;
+  if (thread < MAX_GROUP) {
+    state.maximum[thread] = negative_infinity();
+    state.sum[thread] = 0.0f;
+    state.rescale[thread] = 0.0f;
   }
   float out[CHUNK][PIECE] = {};
   uint4 pieces[S::LOADS];
@@ -201,16 +201,16 @@ __device__ __forceinline__ void attend(const float* __restrict__ queries, const 
     __syncthreads();
     store<D>(pieces, tile);
     load<D>(pool, rows + (buffer ^ 1) * S::TILE, 0, left - valid, pieces);
-    weigh<D>(state, group, score, rescale);
+    weigh<D>(state, group, chunks, score);
     __syncthreads();
     if (summing) {
 #pragma unroll
       for (unsigned h = 0; h < CHUNK; h++) {
-        const float factor = rescale[chunk * CHUNK + h];
+        const float factor = state.rescale[chunk * CHUNK + h];
 #pragma unroll
         for (unsigned e = 0; e < PIECE; e++) out[h][e] *= factor;
       }
-      accumulate<T, D>(tile, score + chunk * CHUNK * S::TILE, column, part, parts, valid, out);
+      accumulate<T, D>(tile, score + chunk * CHUNK, score_stride(chunks), column, part, parts, valid, out);
     }
     __syncthreads();
   }
@@ -223,20 +223,13 @@ __device__ __forceinline__ void attend(const float* __restrict__ queries, const 
 #pragma unroll
     for (unsigned e = 0; e < PIECE; e++) sums[(place * CHUNK + h) * D + column * PIECE + e] = out[h][e];
   }
-  const unsigned warp = thread / WARP;
-#pragma unroll
-  for (unsigned i = 0; i < MAX_CHUNKS; i++) {
-    const unsigned head = warp + i * CHUNK;
-    if (head >= group || thread % WARP != 0) break;
-    rescale[head] = state.sum[i] > 0.0f ? 1.0f / state.sum[i] : 0.0f;
-    partial_lse[partial * group + head] = natural_log_sum_exp(state.maximum[i], state.sum[i]);
-  }
+  if (thread < group) partial_lse[partial * group + thread] = natural_log_sum_exp(state.maximum[thread], state.sum[thread]);
   __syncthreads();
   for (unsigned i = thread; i < group * D; i += THREADS) {
     const unsigned head = i / D;
     float sum = 0.0f;
     for (unsigned p = 0; p < parts; p++) sum += sums[(p * places * CHUNK + head) * D + i % D];
-    partial_out[partial * group * D + i] = sum * rescale[head];
+    partial_out[partial * group * D + i] = state.sum[head] > 0.0f ? sum / state.sum[head] : 0.0f;
   }
 }
 
@@ -247,7 +240,7 @@ __device__ __forceinline__ void attend(const float* __restrict__ queries, const 
 // queries [heads, D]; slots [kv_heads, stride]; blocks and last_tokens [kv_heads]; partial_out [all splits, heads, D];
 // partial_lse [all splits, heads]. Split i writes partial first_split + i; an empty part writes 0 and -inf.
 #define DECODE_ATTENTION(T, D)                                                                                              \
-  extern "C" __global__ void __launch_bounds__(decode::THREADS) decode_attention_##T##_d##D(                              \
+  extern "C" __global__ void __launch_bounds__(decode::THREADS, decode::RESIDENT) decode_attention_##T##_d##D(                              \
       const float* queries, const T* pool, const unsigned* slots, const unsigned* blocks, const unsigned* last_tokens,   \
       unsigned stride, unsigned group, unsigned block_tokens, unsigned splits, unsigned first_split, float scale,          \
       float* partial_out, float* partial_lse) {                                                                            \

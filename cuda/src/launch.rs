@@ -50,6 +50,36 @@ pub struct Launch {
     pub shared_bytes: u32,
 }
 
+/// A kernel's argument.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Argument {
+    /// A pointer to memory that the device can reach; 0 is null.
+    Address(u64),
+    /// An `unsigned`.
+    U32(u32),
+    /// A `float`.
+    F32(f32),
+}
+
+impl Argument {
+    /// Its size in bytes, as the kernel's type has it.
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::Address(_) => 8,
+            Self::U32(_) | Self::F32(_) => 4,
+        }
+    }
+
+    /// Its bits, in the low bytes.
+    pub fn bits(self) -> u64 {
+        match self {
+            Self::Address(address) => address,
+            Self::U32(value) => value.into(),
+            Self::F32(value) => value.to_bits().into(),
+        }
+    }
+}
+
 /// A shape that no kernel serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UnsupportedShape {
@@ -102,12 +132,14 @@ pub fn decode_attention(
     if splits > u32::from(u16::MAX) {
         return Err(UnsupportedShape::Grid(splits.into()));
     }
-    let padded_group = group.next_multiple_of(CHUNK);
+    let chunks = group.div_ceil(CHUNK);
+    // Queries, and scores whose stride is odd in chunks.
+    let floats = CHUNK * (chunks * head_dim + (chunks | 1) * decode_tile(head_dim));
     Ok(Launch {
         name: format!("decode_attention_{element}_d{head_dim}"),
         grid: [kv_heads, splits, 1],
         block: [THREADS, 1, 1],
-        shared_bytes: padded_group * (head_dim + decode_tile(head_dim)) * size_of::<f32>() as u32,
+        shared_bytes: floats * size_of::<f32>() as u32,
     })
 }
 

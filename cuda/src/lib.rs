@@ -2,4 +2,6 @@
 //!
 //! The source is in `kernels/`. All kernels are `extern "C"`; what each takes is said there and in [`launch`].
 
+#[cfg(feature = "conformance")]
+pub mod conformance;
 pub mod launch;
