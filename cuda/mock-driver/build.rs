@@ -29,7 +29,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let objects = build.clone().files(sources(&own)?).try_compile_intermediates()?;
     let directory = PathBuf::from(env::var("OUT_DIR")?).join("driver");
     fs::create_dir_all(&directory)?;
-    link(&build, &objects, &emulator, &directory)?;
+    link(&build, &objects, &emulator, &own.join("exports.map"), &directory)?;
     println!("cargo::rustc-env=MOCK_DRIVER_DIRECTORY={}", directory.display());
     Ok(())
 }
@@ -46,18 +46,20 @@ fn sources(directory: &Path) -> Result<Vec<PathBuf>, Box<dyn Error>> {
     Ok(files)
 }
 
+/// Makes the library of the driver's objects and the emulator's archive, with no names visible but those of `exports`.
 fn link(
     build: &cc::Build,
     objects: &[PathBuf],
     emulator: &Path,
+    exports: &Path,
     directory: &Path,
 ) -> Result<(), Box<dyn Error>> {
     let library = directory.join(LIBRARY);
     let status = build
         .try_get_compiler()?
         .to_command()
-        .args(["-shared", "-Wl,--no-undefined", "-Wl,--exclude-libs,ALL"])
-        .arg(format!("-Wl,-soname,{LIBRARY}"))
+        .args(["-shared", "-Wl,--no-undefined"])
+        .arg(format!("-Wl,-soname,{LIBRARY},--version-script={}", exports.display()))
         .arg("-o")
         .arg(&library)
         .args(objects)
