@@ -66,7 +66,9 @@ struct Prefill {
 class Widened {
  public:
   Widened(const Prefill& prefill, size_t kv_head)
-      : tile_floats_(KEYS * prefill.dim), keys_((prefill.key_tokens + KEYS - 1) / KEYS * tile_floats_), values_(keys_.size()) {
+      : tile_floats_(KEYS * prefill.dim),
+        keys_((prefill.key_tokens + KEYS - 1) / KEYS * tile_floats_),
+        values_(keys_.size()) {
     std::vector<float> row(prefill.dim);
     for (size_t key = 0; key < prefill.key_tokens; key++) {
       prefill.widen(prefill.row(kv_head, key, false), row.data());
