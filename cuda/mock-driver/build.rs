@@ -1,4 +1,4 @@
-//! Builds the mock driver: one shared library from this crate's C++, the emulator's and the kernels.
+//! Builds the mock driver: one shared library from this crate's C++ and the emulated kernels.
 
 use std::error::Error;
 use std::os::unix::fs::symlink;
@@ -7,20 +7,22 @@ use std::{env, fs};
 
 /// What the dynamic linker and `dlopen` look for.
 const LIBRARY: &str = "libcuda.so.1";
+/// The archive that the emulator's build script makes.
+const EMULATOR: &str = "libhindsight_cuda_emulator.a";
 /// What a program that opens the library by its development name looks for first.
 const DEVELOPMENT_NAME: &str = "libcuda.so";
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let manifest = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?);
-    let own = manifest.join("src");
-    let emulator = manifest.join("../emulator/src");
-    let kernels = manifest.join("../kernels");
-    for directory in [&own, &emulator, &kernels] {
-        println!("cargo::rerun-if-changed={}", directory.display());
-    }
+    let own = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?).join("src");
+    // From the emulator's build script: the header of its registry, and the archive that holds the kernels.
+    let include = env::var("DEP_HINDSIGHT_CUDA_EMULATOR_INCLUDE")?;
+    let emulator = PathBuf::from(env::var("DEP_HINDSIGHT_CUDA_EMULATOR_LIBRARY")?).join(EMULATOR);
+    println!("cargo::rerun-if-changed={}", own.display());
+    println!("cargo::rerun-if-changed={}", emulator.display());
     println!("cargo::rerun-if-changed=build.rs");
 
     let mut build = cc::Build::new();
+<<<<<<< HEAD
     // Optimised whatever the profile: kernels take many times as long otherwise.
     build
         .cpp(true)
@@ -45,24 +47,18 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let mut objects = driver.try_compile_intermediates()?;
     objects.extend(emulated.try_compile_intermediates()?);
+=======
+    // Optimised whatever the profile: native kernels take many times as long otherwise.
+    build.cpp(true).std("c++17").pic(true).opt_level(3).debug(false);
+    build.warnings(true).extra_warnings(true);
+    build.flag("-fvisibility=hidden").flag("-pthread").flag("-ffp-contract=fast").include(include);
+    let objects = build.clone().files(sources(&own)?).try_compile_intermediates()?;
+>>>>>>> cuda-mock
     let directory = PathBuf::from(env::var("OUT_DIR")?).join("driver");
     fs::create_dir_all(&directory)?;
-    link(&build, &objects, &directory)?;
+    link(&build, &objects, &emulator, &own.join("exports.map"), &directory)?;
     println!("cargo::rustc-env=MOCK_DRIVER_DIRECTORY={}", directory.display());
     Ok(())
-}
-
-#[cfg(target_arch = "x86_64")]
-fn has_wide_vectors() -> bool {
-    is_x86_feature_detected!("avx2")
-        && is_x86_feature_detected!("fma")
-        && is_x86_feature_detected!("f16c")
-        && is_x86_feature_detected!("bmi2")
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-fn has_wide_vectors() -> bool {
-    false
 }
 
 fn sources(directory: &Path) -> Result<Vec<PathBuf>, Box<dyn Error>> {
@@ -77,16 +73,24 @@ fn sources(directory: &Path) -> Result<Vec<PathBuf>, Box<dyn Error>> {
     Ok(files)
 }
 
-fn link(build: &cc::Build, objects: &[PathBuf], directory: &Path) -> Result<(), Box<dyn Error>> {
+/// Makes the library of the driver's objects and the emulator's archive, with no names visible but those of `exports`.
+fn link(
+    build: &cc::Build,
+    objects: &[PathBuf],
+    emulator: &Path,
+    exports: &Path,
+    directory: &Path,
+) -> Result<(), Box<dyn Error>> {
     let library = directory.join(LIBRARY);
     let status = build
         .try_get_compiler()?
         .to_command()
         .args(["-shared", "-Wl,--no-undefined"])
-        .arg(format!("-Wl,-soname,{LIBRARY}"))
+        .arg(format!("-Wl,-soname,{LIBRARY},--version-script={}", exports.display()))
         .arg("-o")
         .arg(&library)
         .args(objects)
+        .arg(emulator)
         .status()?;
     if !status.success() {
         return Err(format!("linking {} failed: {status}", library.display()).into());

@@ -33,8 +33,9 @@ bool launchable(const Function& function, dim3 grid, dim3 block, size_t shared_b
     report("launch of %s with more than the device allows: grid %u x %u x %u, block %u x %u x %u", function.kernel->name,
            grid.x, grid.y, grid.z, block.x, block.y, block.z);
   } else if (shared_bytes > function.shared_limit) {
-    report("launch of %s with %zu bytes of dynamic shared memory: %zu are allowed%s", function.kernel->name, shared_bytes,
-           function.shared_limit, function.shared_limit == Modules::SHARED_BYTES ? " until the function asks for more" : "");
+    const char* until = function.shared_limit == Modules::SHARED_BYTES ? " until the function asks for more" : "";
+    report("launch of %s with %zu bytes of dynamic shared memory: %zu are allowed%s", function.kernel->name,
+           shared_bytes, function.shared_limit, until);
   } else {
     return true;
   }

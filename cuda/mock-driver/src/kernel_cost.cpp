@@ -15,30 +15,33 @@ std::string text(const char* what, size_t index, DevicePointer address, const st
   return buffer;
 }
 
-// An array of device memory that the driver may read.
+std::string too_long(unsigned blocks, unsigned stride) {
+  return "a list of " + std::to_string(blocks) + " blocks does not fit a stride of " + std::to_string(stride);
+}
+
+// An array among the arguments, which the driver may read if `fault` is empty.
 template <class T>
 struct Array {
-  const T* values = nullptr;
+  const T* values;
   std::string fault;
 
-  Array(const Driver& driver, const Launch& launch, size_t argument, size_t count) {
-    const auto pointer = launch.argument<DevicePointer>(argument);
-    if (driver.pinned.holds(reinterpret_cast<const void*>(pointer), count * sizeof(T)))
-      ;  // the device reads pinned memory as well
-    else
-      fault = driver.device.fault(pointer, count * sizeof(T));
-    if (!fault.empty()) fault = text("argument", argument, pointer, fault);
-    values = reinterpret_cast<const T*>(pointer);
+  Array(const Driver& driver, const Launch& launch, size_t argument, size_t count)
+      : values(launch.argument<const T*>(argument)) {
+    const auto address = reinterpret_cast<DevicePointer>(values);
+    if (driver.pinned.covers(values, count * sizeof(T), false)) return;
+    fault = driver.device.fault(address, count * sizeof(T));
+    if (!fault.empty()) fault = text("argument", argument, address, fault);
   }
 };
 
 // A block outside the pool: in pinned memory (over the link) or device memory. What is wrong, or nothing.
 std::string outside_block(const Driver& driver, const char* what, size_t index, DevicePointer address, size_t bytes,
-                          bool& over_link) {
-  over_link = driver.pinned.holds(reinterpret_cast<const void*>(address), bytes);
+                          bool written, bool& over_link) {
+  over_link = driver.pinned.covers(reinterpret_cast<const void*>(address), bytes, written);
   if (over_link) return {};
   const std::string fault = driver.device.fault(address, bytes);
-  return fault.empty() ? fault : text(what, index, address, "neither pinned nor allocated: " + fault);
+  const char* why = written ? "neither pinned for writing nor allocated: " : "neither pinned nor allocated: ";
+  return fault.empty() ? fault : text(what, index, address, why + fault);
 }
 
 std::string pool_block(const Driver& driver, DevicePointer pool, size_t index, unsigned slot, size_t block_bytes) {
@@ -56,7 +59,7 @@ std::string gather(const Driver& driver, const Launch& launch, Cost& cost) {
     if (!fault->empty()) return *fault;
   for (unsigned i = 0; i < blocks; i++) {
     bool over_link = false;
-    std::string fault = outside_block(driver, "source", i, sources.values[i], block_bytes, over_link);
+    std::string fault = outside_block(driver, "source", i, sources.values[i], block_bytes, false, over_link);
     if (fault.empty()) fault = pool_block(driver, launch.argument<DevicePointer>(2), i, slots.values[i], block_bytes);
     if (!fault.empty()) return fault;
     cost.device_bytes += static_cast<double>(block_bytes) * (over_link ? 1 : 2);
@@ -78,7 +81,8 @@ std::string append(const Driver& driver, const Launch& launch, Cost& cost) {
     if (!host_blocks.fault.empty()) return host_blocks.fault;
     bool over_link = false;
     for (size_t i = 0; i < entries; i++) {
-      const std::string fault = outside_block(driver, "host block", i, host_blocks.values[i], block_bytes, over_link);
+      const std::string fault = outside_block(driver, "host block", i, host_blocks.values[i], block_bytes, true,
+                                             over_link);
       if (!fault.empty()) return fault;
     }
     cost.link_bytes += elements * ELEMENT_BYTES;
@@ -94,7 +98,7 @@ std::string append(const Driver& driver, const Launch& launch, Cost& cost) {
       if (!fault.empty()) return fault;
       held++;
     }
-    cost.device_bytes += elements * ELEMENT_BYTES * static_cast<double>(held) / static_cast<double>(std::max(entries, size_t{1}));
+    if (held > 0) cost.device_bytes += elements * ELEMENT_BYTES * static_cast<double>(held) / static_cast<double>(entries);
   }
   return {};
 }
@@ -110,7 +114,7 @@ std::string decode(const Driver& driver, const Launch& launch, Cost& cost) {
   for (unsigned head = 0; head < kv_heads; head++) {
     const unsigned count = blocks.values[head];
     if (count == 0) continue;
-    if (count > stride) return text("list of head", head, count, "longer than the stride between lists");
+    if (count > stride) return too_long(count, stride);
     const Array<unsigned> slots(driver, launch, 2, static_cast<size_t>(head) * stride + count);
     if (!slots.fault.empty()) return slots.fault;
     for (size_t i = size_t{head} * stride; i < size_t{head} * stride + count; i++) {
@@ -139,7 +143,7 @@ std::string prefill(const Driver& driver, const Launch& launch, Cost& cost) {
   const auto key_start = launch.argument<unsigned>(9), query_start = launch.argument<unsigned>(10);
   const unsigned dim = launch.head_dim(), listed = (keys + block_tokens - 1) / std::max(block_tokens, 1u);
   const size_t block_bytes = size_t{2} * block_tokens * dim * ELEMENT_BYTES;
-  if (listed > stride) return text("list", 0, listed, "longer than the stride between lists");
+  if (listed > stride) return too_long(listed, stride);
   for (size_t head = 0; head < kv_heads && listed > 0; head++) {
     const Array<unsigned> slots(driver, launch, 5, head * stride + listed);
     if (!slots.fault.empty()) return slots.fault;

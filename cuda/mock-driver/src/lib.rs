@@ -37,9 +37,9 @@ pub struct Mock {
     pub device_bytes: Option<u64>,
     /// What becomes of registering host memory.
     pub registration: Registration,
-    /// Compute prefill attention by plain vector loops instead of in the emulator, which is about a thousand times faster.
+    /// Compute prefill attention by plain vector loops instead of in the emulator, which takes a twentieth of the time.
     pub native_prefill: bool,
-    /// A file for one JSON line per operation, complete when the process has exited.
+    /// A file for one JSON line per operation.
     pub trace: Option<PathBuf>,
 }
 
@@ -61,11 +61,11 @@ pub enum Order {
 /// A link between host and device, and a device that is sold with such a link.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Link {
-    /// PCIe 3.0 x16: 12.5 GB/s.
+    /// PCIe 3.0 x16: 12.1 GB/s.
     Gen3x16,
     /// PCIe 4.0 x16: 25 GB/s.
     Gen4x16,
-    /// PCIe 5.0 x16: 50 GB/s.
+    /// PCIe 5.0 x16: 55 GB/s.
     Gen5x16,
     /// Any other, before the device of [`Link::Gen4x16`].
     Custom {

@@ -62,19 +62,40 @@ struct Prefill {
   }
 };
 
+// A KV head's keys and values in 32 bits, tile by tile: keys transposed, values as they are, zeros after the last.
+class Widened {
+ public:
+  Widened(const Prefill& prefill, size_t kv_head)
+      : tile_floats_(KEYS * prefill.dim),
+        keys_((prefill.key_tokens + KEYS - 1) / KEYS * tile_floats_),
+        values_(keys_.size()) {
+    std::vector<float> row(prefill.dim);
+    for (size_t key = 0; key < prefill.key_tokens; key++) {
+      prefill.widen(prefill.row(kv_head, key, false), row.data());
+      float* column = &keys_[key / KEYS * tile_floats_ + key % KEYS];
+      for (size_t i = 0; i < prefill.dim; i++) column[i * KEYS] = row[i];
+      prefill.widen(prefill.row(kv_head, key, true), &values_[key * prefill.dim]);
+    }
+  }
+
+  const float* keys(size_t tile) const { return &keys_[tile * tile_floats_]; }
+  const float* values(size_t tile) const { return &values_[tile * tile_floats_]; }
+
+ private:
+  size_t tile_floats_;
+  std::vector<float> keys_, values_;
+};
+
 // Online softmax over tiles of keys for a tile of query rows.
 class Tile {
  public:
   explicit Tile(const Prefill& prefill)
       : prefill_(prefill),
         queries_(ROWS * prefill.dim),
-        keys_(prefill.dim * KEYS),
-        row_(prefill.dim),
-        values_(KEYS * prefill.dim),
         scores_(ROWS * KEYS),
         sums_(ROWS * prefill.dim) {}
 
-  void attend(size_t kv_head, size_t first_token, size_t tile_tokens) {
+  void attend(const Widened& widened, size_t kv_head, size_t first_token, size_t tile_tokens) {
     const size_t rows = tile_tokens * prefill_.group, dim = prefill_.dim;
     std::fill(queries_.begin(), queries_.end(), 0.0f);
     std::fill(sums_.begin(), sums_.end(), 0.0f);
@@ -86,10 +107,10 @@ class Tile {
     }
     const size_t end = prefill_.visible(first_token + tile_tokens - 1);  // the last token sees most
     for (size_t first = 0; first < end; first += KEYS) {
-      load(kv_head, first, std::min(KEYS, end - first));
-      multiply(queries_.data(), dim, keys_.data(), KEYS, ROWS, dim, KEYS, scores_.data(), KEYS, false);
+      const float *keys = widened.keys(first / KEYS), *values = widened.values(first / KEYS);
+      multiply(queries_.data(), dim, keys, KEYS, ROWS, dim, KEYS, scores_.data(), KEYS, false);
       for (size_t row = 0; row < rows; row++) weigh(row, first, prefill_.visible(first_token + row / prefill_.group));
-      multiply(scores_.data(), KEYS, values_.data(), dim, ROWS, KEYS, dim, sums_.data(), dim, true);
+      multiply(scores_.data(), KEYS, values, dim, ROWS, KEYS, dim, sums_.data(), dim, true);
     }
     for (size_t row = 0; row < rows; row++) finish(row, index(kv_head, first_token, row));
   }
@@ -98,21 +119,6 @@ class Tile {
   size_t index(size_t kv_head, size_t first_token, size_t row) const {
     const size_t heads = prefill_.kv_heads * prefill_.group;
     return (first_token + row / prefill_.group) * heads + kv_head * prefill_.group + row % prefill_.group;
-  }
-
-  // Keys transposed, values as they are; zeros after the last.
-  void load(size_t kv_head, size_t first, size_t count) {
-    const size_t dim = prefill_.dim;
-    for (size_t key = 0; key < KEYS; key++) {
-      if (key < count) {
-        prefill_.widen(prefill_.row(kv_head, first + key, false), row_.data());
-        prefill_.widen(prefill_.row(kv_head, first + key, true), &values_[key * dim]);
-      } else {
-        std::fill(row_.begin(), row_.end(), 0.0f);
-        std::fill_n(&values_[key * dim], dim, 0.0f);
-      }
-      for (size_t i = 0; i < dim; i++) keys_[i * KEYS + key] = row_[i];
-    }
   }
 
   // Turns a row's scores into weights relative to the largest so far.
@@ -151,7 +157,7 @@ class Tile {
   }
 
   const Prefill& prefill_;
-  std::vector<float> queries_, keys_, row_, values_, scores_, sums_;
+  std::vector<float> queries_, scores_, sums_;
   float maximum_[ROWS], total_[ROWS];
 };
 
@@ -161,9 +167,11 @@ void native_prefill(const Launch& launch) {
   const Prefill prefill(launch);
   const size_t tile_tokens = ROWS / prefill.group;
   Tile tile(prefill);
-  for (size_t kv_head = 0; kv_head < prefill.kv_heads; kv_head++)
+  for (size_t kv_head = 0; kv_head < prefill.kv_heads; kv_head++) {
+    const Widened widened(prefill, kv_head);
     for (size_t token = 0; token < prefill.tokens; token += tile_tokens)
-      tile.attend(kv_head, token, std::min(tile_tokens, prefill.tokens - token));
+      tile.attend(widened, kv_head, token, std::min(tile_tokens, prefill.tokens - token));
+  }
 }
 
 }  // namespace mock

@@ -66,6 +66,20 @@ const PinnedMemory::Range* PinnedMemory::starting_at(const void* pointer) const 
   return found == ranges_.end() ? nullptr : &found->second;
 }
 
+bool PinnedMemory::covers(const void* pointer, size_t bytes, bool written) const {
+  const uintptr_t end = address(pointer) + bytes;
+  auto next = ranges_.upper_bound(address(pointer));
+  if (next == ranges_.begin()) return false;
+  uintptr_t covered = address(pointer);
+  for (--next; next != ranges_.end() && next->first <= covered && covered < end; ++next) {
+    if (written && next->second.read_only) return false;
+    const uintptr_t range_end = next->first + next->second.bytes;
+    if (range_end <= covered) return false;
+    covered = range_end;
+  }
+  return covered >= end;
+}
+
 bool PinnedMemory::holds(const void* pointer, size_t bytes) const {
   const auto next = ranges_.upper_bound(address(pointer));
   if (next == ranges_.begin()) return false;

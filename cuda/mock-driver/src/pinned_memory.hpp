@@ -28,7 +28,10 @@ class PinnedMemory {
   const Range* find(const void* pointer) const;
   // The range that starts at the address, or null.
   const Range* starting_at(const void* pointer) const;
-  // Whether one range holds all the bytes.
+  // Whether the bytes lie in ranges, one or several that follow each other, that may be written if they shall be: a kernel
+  // does not see where one ends.
+  bool covers(const void* pointer, size_t bytes, bool written) const;
+  // Whether one range holds all the bytes, as copies need it.
   bool holds(const void* pointer, size_t bytes) const;
 
  private:

@@ -166,7 +166,6 @@ void Scheduler::run_next(Lock& lock, Stream& stream) {
     lock.lock();
   }
   if (!why.empty()) fail(stream, operation, why);
-  clock_.emulation_ends();
 
   Span span{began_us, clock_.now_us()};
   if (link_) {
@@ -186,6 +185,7 @@ void Scheduler::run_next(Lock& lock, Stream& stream) {
                                     [&](const auto& entry) { return entry.second.get() == &stream; });
     streams_.erase(found);
   }
+  clock_.emulation_ends();
   if (link_ && idle()) link_->forget_before(clock_.now_us());
   busy_ = false;
   changed_.notify_all();

@@ -13,9 +13,9 @@ struct Preset {
   LinkSettings link;
 };
 constexpr Preset PRESETS[] = {
-    {"gen3x16", {12.5, 3.0, 750.0, 7.0, 3.0}},
-    {"gen4x16", {25.0, 3.0, 1300.0, 10.0, 3.0}},
-    {"gen5x16", {50.0, 3.0, 2800.0, 30.0, 3.0}},
+    {"gen3x16", {12.1, 3.0, 780.0, 7.8, 3.0}},
+    {"gen4x16", {25.0, 3.0, 1355.0, 9.7, 3.0}},
+    {"gen5x16", {55.0, 3.0, 2570.0, 33.0, 3.0}},
 };
 
 const char* variable(const char* name) {

@@ -36,13 +36,14 @@ void Trace::write(const Stream& stream, const Operation& operation, const Span& 
   const char* what = kind(operation);
   if (path_.empty() || !what) return;
   if (!file_) {
-    // Never closed: exit() writes out what the library still holds.
     file_ = std::fopen(path_.c_str(), "w");
     if (!file_) {
       report("cannot write the trace %s: %s", path_.c_str(), std::strerror(errno));
       path_.clear();
       return;
     }
+    // Whole lines, as soon as they are known: a process may end in any way.
+    std::setvbuf(file_, nullptr, _IOLBF, 1024);
   }
   const Cost& cost = operation.cost;
   const double bytes = cost.direction == Direction::none ? cost.device_bytes : cost.link_bytes;

@@ -11,7 +11,7 @@ namespace mock {
 
 class Trace {
  public:
-  // An empty path traces nothing. The file is made by the first operation, and complete once the process has exited.
+  // An empty path traces nothing. The file is made by the first operation.
   explicit Trace(std::string path) : path_(std::move(path)) {}
 
   void write(const Stream& stream, const Operation& operation, const Span& span);

@@ -1,6 +1,5 @@
 #include "vector_loops.hpp"
 
-#include <cmath>
 #include <cstring>
 
 namespace mock {
@@ -9,7 +8,12 @@ namespace {
 using Floats = float __attribute__((vector_size(VECTOR_FLOATS * sizeof(float)), aligned(4)));
 using Ints = int32_t __attribute__((vector_size(VECTOR_FLOATS * sizeof(float)), aligned(4)));
 
-#define FOR_EACH_PROCESSOR __attribute__((target_clones("arch=skylake-avx512", "arch=haswell", "default")))
+// By what the processor can do, not by its model: `arch=haswell` and the like leave out other makers' processors.
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12
+#define FOR_EACH_PROCESSOR __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#else
+#define FOR_EACH_PROCESSOR
+#endif
 
 }  // namespace
 
@@ -75,7 +79,7 @@ float largest(const float* values, size_t count) {
     most = next > most ? next : most;
   }
   float result = most[0];
-  for (size_t i = 1; i < VECTOR_FLOATS; i++) result = std::fmax(result, most[i]);
+  for (size_t i = 1; i < VECTOR_FLOATS; i++) result = most[i] > result ? most[i] : result;
   return result;
 }
 

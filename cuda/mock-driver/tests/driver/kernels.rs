@@ -2,9 +2,16 @@
 
 use std::sync::Arc;
 
+<<<<<<< HEAD
 use cudarc::driver::sys::CUresult;
 use cudarc::driver::{
     CudaContext, CudaFunction, CudaSlice, CudaStream, DriverError, LaunchConfig, PushKernelArg,
+=======
+use cudarc::driver::sys::{self, CUresult};
+use cudarc::driver::{
+    CudaContext, CudaFunction, CudaSlice, CudaStream, DevicePtr, DriverError, LaunchConfig,
+    PushKernelArg,
+>>>>>>> cuda-mock
 };
 use cudarc::nvrtc::Ptx;
 use hindsight_cuda_mock_driver::Mock;
@@ -16,6 +23,7 @@ pub(crate) const PROGRAMS: Programs = &[
     ("impossible launches", impossible_launches),
     ("wild addresses", wild_addresses),
     ("kernel on freed memory", kernel_on_freed_memory),
+    ("block in two ranges", block_in_two_ranges),
 ];
 
 /// Bytes of the blocks that these tests move about.
@@ -100,7 +108,7 @@ fn wild_addresses() {
     let pageable = vec![0u8; 2 * BLOCK];
     let pool = stream.alloc_zeros::<u8>(BLOCK).unwrap();
     let arrays = Gather::new(&stream, &[pageable.as_ptr() as u64], &[0]);
-    let (address, _use) = cudarc::driver::DevicePtr::device_ptr(&pool, &stream);
+    let (address, _use) = pool.device_ptr(&stream);
     gather(&stream, &kernel, &arrays, address).unwrap();
     assert_eq!(stream.synchronize().unwrap_err().0, CUresult::CUDA_ERROR_LAUNCH_FAILED);
     // Like a context of the real driver's, this one is of no more use.
@@ -114,12 +122,36 @@ fn a_kernel_that_reaches_for_pageable_memory_fails() {
     assert!(said.reports.contains("neither pinned nor allocated"), "{}", said.reports);
 }
 
+fn block_in_two_ranges() {
+    let context = CudaContext::new(0).unwrap();
+    let stream = context.new_stream().unwrap();
+    let kernel = load(&context, "gather_blocks").unwrap();
+    let mut memory: Vec<u8> = (0..2 * BLOCK).map(|i| i as u8).collect();
+    for part in memory.chunks_mut(BLOCK) {
+        let flags = sys::CU_MEMHOSTREGISTER_READ_ONLY;
+        // SAFETY: the memory stays where it is until the process ends.
+        unsafe { sys::cuMemHostRegister_v2(part.as_mut_ptr().cast(), BLOCK, flags) }
+            .result()
+            .unwrap();
+    }
+    let block = &memory[BLOCK / 2..][..BLOCK];
+    let pool = stream.alloc_zeros::<u8>(BLOCK).unwrap();
+    let arrays = Gather::new(&stream, &[block.as_ptr() as u64], &[0]);
+    gather(&stream, &kernel, &arrays, pool.device_ptr(&stream).0).unwrap();
+    assert_eq!(stream.clone_dtoh(&pool).unwrap(), block);
+}
+
+#[test]
+fn a_kernel_does_not_see_where_registered_ranges_meet() {
+    run("block in two ranges", &Mock::default());
+}
+
 fn kernel_on_freed_memory() {
     let context = CudaContext::new(0).unwrap();
     let stream = context.new_stream().unwrap();
     let kernel = load(&context, "gather_blocks").unwrap();
     let source = stream.alloc_zeros::<u8>(BLOCK).unwrap();
-    let (source, _use) = cudarc::driver::DevicePtr::device_ptr(&source, &stream);
+    let (source, _use) = source.device_ptr(&stream);
     let arrays = Gather::new(&stream, &[source], &[0]);
     let pool = stream.alloc_zeros::<u8>(BLOCK).unwrap().leak();
     // SAFETY: the memory is freed once, and then used on purpose.

@@ -66,8 +66,18 @@ fn setup() -> Setup {
     Setup { context, streams, host, device }
 }
 
+/// Keeps a stream busy for a while, so that what is queued behind it does not wait for the host that queues it.
+fn occupy(stream: &Arc<CudaStream>, host: &PinnedHostSlice<u8>) {
+    // SAFETY: the memory is written, and not read.
+    let mut device = unsafe { stream.alloc::<u8>(BYTES) }.unwrap();
+    for _ in 0..32 {
+        stream.memcpy_htod(host, &mut device).unwrap();
+    }
+}
+
 fn copy() {
     let Setup { streams: [stream, _], host, mut device, .. } = setup();
+    occupy(&stream, &host);
     let start = timed(&stream);
     stream.memcpy_htod(&host, &mut device).unwrap();
     let end = timed(&stream);
@@ -89,10 +99,11 @@ fn copies_beside_work() {
     let source = work.alloc_zeros::<u8>(BYTES).unwrap();
     work.synchronize().unwrap();
 
+    occupy(&copies, &host);
     let start = timed(&copies);
     work.wait(&start).unwrap();
     copies.memcpy_htod(&host, &mut device).unwrap();
-    // A copy within the device reads and writes: as long as the link needs at 1,300 GB/s.
+    // A copy within the device reads and writes: as long as the link needs at 1,355 GB/s.
     for _ in 0..26 {
         work.memcpy_dtod(&source, &mut other).unwrap();
     }
@@ -102,7 +113,7 @@ fn copies_beside_work() {
         f64::from(start.elapsed_ms(&worked).unwrap()),
     );
     assert_about(copied, copy_ms(BYTES));
-    assert_about(worked, 26.0 * 2.0 * BYTES as f64 / 1300e6);
+    assert_about(worked, 26.0 * 2.0 * BYTES as f64 / 1355e6);
 }
 
 #[test]
@@ -112,7 +123,7 @@ fn copies_and_work_overlap() {
     run("copies beside work", &Mock { trace: Some(trace.clone()), ..gen4() });
 
     let operations = read(&trace);
-    let copy = operations.iter().find(|op| op.direction == "h2d").unwrap();
+    let copy = operations.iter().rfind(|op| op.direction == "h2d").unwrap();
     assert_eq!((copy.kind.as_str(), copy.bytes), ("copy", BYTES as u64));
     assert_about((copy.end_us - copy.start_us) * 1e-3, copy_ms(BYTES));
     let beside = operations.iter().filter(|op| {
@@ -158,6 +169,7 @@ fn engines() {
     let mut back = unsafe { context.alloc_pinned::<u8>(BYTES) }.unwrap();
     second.synchronize().unwrap();
 
+    occupy(&first, &host);
     let start = timed(&first);
     second.wait(&start).unwrap();
     first.memcpy_htod(&host, &mut device).unwrap();
@@ -166,6 +178,7 @@ fn engines() {
         [timed(&first), timed(&second)].map(|end| f64::from(start.elapsed_ms(&end).unwrap()));
     assert_about(both[0].max(both[1]), 2.0 * copy_ms(BYTES));
 
+    occupy(&first, &host);
     let start = timed(&first);
     second.wait(&start).unwrap();
     first.memcpy_htod(&host, &mut device).unwrap();
@@ -193,6 +206,7 @@ fn gathers() {
         let sources: Vec<u64> =
             (0..u64::from(blocks)).map(|block| start + block * BLOCK as u64).collect();
         let arrays = Gather::new(&stream, &sources, &slots);
+        occupy(&stream, &host);
         let begin = timed(&stream);
         gather(&stream, &kernel, &arrays, pool.device_ptr(&stream).0).unwrap();
         let end = timed(&stream);
@@ -200,7 +214,11 @@ fn gathers() {
         let bytes = (blocks as usize * BLOCK) as f64;
         assert_about(
             took,
+<<<<<<< HEAD
             3e-3 + if from == "host" { bytes / GEN4_BYTES_PER_MS } else { 2.0 * bytes / 1300e6 },
+=======
+            3e-3 + if from == "host" { bytes / GEN4_BYTES_PER_MS } else { 2.0 * bytes / 1355e6 },
+>>>>>>> cuda-mock
         );
     }
 }

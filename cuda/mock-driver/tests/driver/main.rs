@@ -2,11 +2,11 @@
 //! of its own: this very binary, which then does what `program` is told to.
 
 mod child;
+mod conformance;
 mod device;
 mod kernels;
 mod link;
 mod memory;
-mod prefill;
 mod streams;
 
 use std::env;
@@ -16,11 +16,11 @@ use std::env;
 fn program() {
     let Ok(name) = env::var(child::PROGRAM) else { return };
     let programs = [
+        conformance::PROGRAMS,
         device::PROGRAMS,
         kernels::PROGRAMS,
         link::PROGRAMS,
         memory::PROGRAMS,
-        prefill::PROGRAMS,
         streams::PROGRAMS,
     ];
     let (_, run) =

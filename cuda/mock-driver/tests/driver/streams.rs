@@ -56,7 +56,7 @@ fn overlap(wait: bool) {
     let host = pinned(&context, |i| i as u8, 3 * BLOCK);
     let mut device = compute.alloc_zeros::<u8>(3 * BLOCK).unwrap();
     let pool = compute.alloc_zeros::<u8>(3 * BLOCK).unwrap();
-    let (source, _use) = device.device_ptr(&compute);
+    let source = device.device_ptr(&compute).0;
     let sources = [source + 2 * BLOCK as u64, source, source + BLOCK as u64];
     let arrays = Gather::new(&compute, &sources, &[0, 1, 2]);
 
@@ -67,7 +67,8 @@ fn overlap(wait: bool) {
     }
     gather(&compute, &kernel, &arrays, pool.device_ptr(&compute).0).unwrap();
     let result = compute.clone_dtoh(&pool).unwrap();
-    compute.synchronize().unwrap();
+    // Without tracking, nothing else keeps the pinned memory until the copy has read it.
+    copy.synchronize().unwrap();
 
     let host = host.as_slice().unwrap();
     let expected = [&host[2 * BLOCK..], &host[..BLOCK], &host[BLOCK..2 * BLOCK]].concat();
@@ -90,6 +91,7 @@ fn reuse(wait: bool) {
     }
     copy.memcpy_htod(&second, &mut buffer).unwrap();
     let result = compute.clone_dtoh(&pool).unwrap();
+    copy.synchronize().unwrap();
     answer(if result == [1; BLOCK] { "right" } else { "wrong" });
 }
 
@@ -121,7 +123,7 @@ fn data_still_in_use_are_overwritten_if_the_awaited_stream_runs_last() {
 #[test]
 fn random_orders_find_a_missing_wait_sooner_or_later() {
     let wrong = |program| {
-        (0..8).filter(|seed| {
+        (0..8).filter(move |seed| {
             let mock = Mock { order: Order::Shuffled(*seed), ..Mock::default() };
             run(program, &mock).answers == ["wrong"]
         })
