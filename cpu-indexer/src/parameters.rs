@@ -1,5 +1,6 @@
 //! What can be set about an index, with measured defaults.
 
+use hindsight_protocol::geometry::Geometry;
 use serde::{Deserialize, Serialize};
 
 /// How the keys that a query attends to are chosen.
@@ -168,6 +169,15 @@ impl IndexParameters {
         check("expansion", self.expansion, self.expansion <= 64, "at most 64")?;
         let seeds = self.seed_queries;
         check("seed queries", seeds, (1..=64).contains(&seeds), "from 1 to 64")
+    }
+
+    /// The most blocks that a KV head attends to at one step in a context of at most `tokens` tokens: one for each chosen key,
+    /// and those of sink and window.
+    #[must_use]
+    pub fn most_blocks(&self, geometry: &Geometry, tokens: usize) -> usize {
+        // A window may begin within a block.
+        let always = geometry.blocks(self.sink) + geometry.blocks(self.window) + 1;
+        geometry.blocks(tokens).min(self.top_k.saturating_add(always))
     }
 
     /// Bytes of a code of a key with `head_dim` elements.

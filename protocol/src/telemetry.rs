@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use shared_memory::{Shmem, ShmemConf, ShmemError};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"HSTELEM\0");
-const VERSION: u64 = 2;
+const VERSION: u64 = 3;
 /// What names of pages begin with; the number of the process that made it follows.
 const PREFIX: &str = "hindsight-";
 
@@ -65,6 +65,8 @@ pub struct IndexerCounters {
     pub hit_blocks: Counter,
     /// Blocks that had to travel to the worker.
     pub miss_blocks: Counter,
+    /// Blocks of the worker's cache that made room for others.
+    pub evictions: Counter,
     /// Bytes that travelled to the worker, or would have with a device of its own.
     pub shipped_bytes: Counter,
     /// Selections that the drift signal had repaired by a wider search.
