@@ -1,6 +1,5 @@
 //! What can be set about an index, with measured defaults.
 
-use hindsight_protocol::geometry::Geometry;
 use serde::{Deserialize, Serialize};
 
 /// How the keys that a query attends to are chosen.
@@ -171,13 +170,15 @@ impl IndexParameters {
         check("seed queries", seeds, (1..=64).contains(&seeds), "from 1 to 64")
     }
 
-    /// The most blocks that a KV head attends to at one step in a context of at most `tokens` tokens: one for each chosen key,
-    /// and those of sink and window.
+    /// The most blocks of `block_tokens` tokens that a KV head attends to at one step in a context of at most `tokens` tokens:
+    /// one for each chosen key, and those of sink and window.
     #[must_use]
-    pub fn most_blocks(&self, geometry: &Geometry, tokens: usize) -> usize {
-        // A window may begin within a block.
-        let always = geometry.blocks(self.sink) + geometry.blocks(self.window) + 1;
-        geometry.blocks(tokens).min(self.top_k.saturating_add(always))
+    pub const fn most_blocks(&self, block_tokens: usize, tokens: usize) -> usize {
+        // A window may begin and end within a block.
+        let always = self.sink.div_ceil(block_tokens) + self.window.div_ceil(block_tokens) + 1;
+        let chosen_too = self.top_k.saturating_add(always);
+        let all = tokens.div_ceil(block_tokens);
+        if all < chosen_too { all } else { chosen_too }
     }
 
     /// Bytes of a code of a key with `head_dim` elements.

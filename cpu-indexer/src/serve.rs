@@ -274,8 +274,8 @@ impl Indexer<'_> {
         append(&mut state, tokens - 1);
         selections.resize_with(state.residency.len(), Selection::default);
         // A block that begins with the newest token is filled by the worker itself, so it never travels.
-        let begun = (tokens % geometry.block_tokens as usize == 1)
-            .then_some((tokens - 1) / geometry.block_tokens as usize);
+        let block_tokens = geometry.block_tokens as usize;
+        let begun = (tokens % block_tokens == 1).then_some(tokens / block_tokens);
         let per_head = query.len() / state.residency.len();
         let counters = self.counters;
         for (kv_head, (head, selection)) in (0..).zip(selections.iter_mut().enumerate()) {

@@ -137,7 +137,8 @@ impl<'a> Store<'a> {
 
     /// Makes sure that a selection always fits the worker's block cache.
     fn check_cache(&self, parameters: &IndexParameters) -> Result<(), CacheTooSmall> {
-        let blocks = parameters.most_blocks(self.arena.geometry(), self.capacity());
+        let block_tokens = self.arena.geometry().block_tokens as usize;
+        let blocks = parameters.most_blocks(block_tokens, self.capacity());
         let slots = self.cache_blocks;
         if blocks <= slots { Ok(()) } else { Err(CacheTooSmall { slots, blocks }) }
     }
@@ -256,4 +257,37 @@ fn sequence_state(
         .ok_or(TableError::NoSuchSequence(sequence))?
         .as_deref_mut()
         .ok_or(TableError::NotOpen(sequence))
+}
+
+#[cfg(test)]
+mod tests {
+    use hindsight_protocol::arena::ArenaConfig;
+    use hindsight_protocol::geometry::KvDtype;
+
+    use super::*;
+
+    #[test]
+    fn a_cache_that_cannot_hold_a_selection_is_refused() {
+        let geometry = Geometry {
+            layers: 2,
+            heads: 4,
+            kv_heads: 2,
+            head_dim: 16,
+            block_tokens: 16,
+            dtype: KvDtype::F16,
+        };
+        let config = ArenaConfig { geometry, capacity_tokens: 4096, max_selected_blocks: 64 };
+        let arena = Arena::create(config).unwrap();
+        let parameters = IndexParameters { top_k: 32, sink: 4, window: 64, ..Default::default() };
+        // A block for each key, one of the sink, and five that a window of 64 tokens touches.
+        let small = Store::new(&arena, 1, parameters.clone(), 37).map(|_| ());
+        assert_eq!(small, Err(CacheTooSmall { slots: 37, blocks: 38 }));
+        let mut store = Store::new(&arena, 2, parameters, 38).unwrap();
+        store.open(0, AttentionPolicy::Lfps, 32).unwrap();
+        let more = store.open(1, AttentionPolicy::Exact, 33).unwrap_err();
+        assert!(matches!(more, StoreError::Cache(CacheTooSmall { slots: 38, blocks: 39 })));
+        assert_eq!(more.refusal(0), Refusal::Invalid);
+        // What attends to every key needs no cache.
+        store.open(1, AttentionPolicy::Full, 33).unwrap();
+    }
 }
