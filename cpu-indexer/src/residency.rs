@@ -110,12 +110,6 @@ impl Residency {
         Ok(evictions)
     }
 
-    /// Bytes of this mirror.
-    #[must_use]
-    pub fn bytes(&self) -> usize {
-        size_of_val(self.slots.as_slice()) + size_of_val(self.slot_of.as_slice())
-    }
-
     /// Turns the hand to a slot that may be filled, and says whether a block had to leave it. There is one: fewer blocks than
     /// there are slots have been placed for the selection at hand.
     fn make_room(&mut self) -> bool {
