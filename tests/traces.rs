@@ -119,6 +119,7 @@ fn recorded_steps_are_those_of_the_text_and_replay_reads_them() {
         .arg("replay")
         .arg(&path)
         .args(["--policy", "exact,lfps,page-minmax,sliding-window", "--top-k", "128", "--json"])
+        .args(["--cache-blocks", "38", "--eviction", "clock,lru,lfu,score,optimal"])
         .arg("--plot")
         .arg(&svg)
         .output()
@@ -136,6 +137,14 @@ fn recorded_steps_are_those_of_the_text_and_replay_reads_them() {
     assert!(lfps("mass_mean") > 0.9, "{}", lfps("mass_mean"));
     assert!(lfps("block_mass_mean") >= lfps("mass_mean"));
     assert!(of("sliding-window")("recall_mean") < lfps("recall_mean"));
+    for report in &reports {
+        let caches = report["caches"].as_array().unwrap();
+        let rules: Vec<&str> =
+            caches.iter().map(|cache| cache["eviction"].as_str().unwrap()).collect();
+        assert_eq!(rules, ["clock", "lru", "lfu", "score", "optimal"]);
+        // The text's 608 tokens fit, so that nothing makes room for anything.
+        assert!(caches.iter().all(|cache| cache["evictions_mean"] == 0.0), "{caches:?}");
+    }
     let svg = fs::read_to_string(svg).unwrap();
     for name in ["exact", "lfps", "page-minmax", "sliding-window", "alice"] {
         assert!(svg.contains(name), "{name}");

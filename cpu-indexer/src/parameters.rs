@@ -170,6 +170,17 @@ impl IndexParameters {
         check("seed queries", seeds, (1..=64).contains(&seeds), "from 1 to 64")
     }
 
+    /// The most blocks of `block_tokens` tokens that a KV head attends to at one step in a context of at most `tokens` tokens:
+    /// one for each chosen key, and those of sink and window.
+    #[must_use]
+    pub const fn most_blocks(&self, block_tokens: usize, tokens: usize) -> usize {
+        // A window may begin and end within a block.
+        let always = self.sink.div_ceil(block_tokens) + self.window.div_ceil(block_tokens) + 1;
+        let chosen_too = self.top_k.saturating_add(always);
+        let all = tokens.div_ceil(block_tokens);
+        if all < chosen_too { all } else { chosen_too }
+    }
+
     /// Bytes of a code of a key with `head_dim` elements.
     pub(crate) fn code_bytes_of(&self, head_dim: usize) -> usize {
         match self.code_bytes {

@@ -19,6 +19,7 @@ use crate::audit::AuditTurn;
 use crate::kernels::Kernels;
 use crate::parameters::{IndexParameters, Timing};
 use crate::placement;
+use crate::residency::Placed;
 use crate::selection::Selection;
 use crate::store::{LayerState, Store, StoreError};
 
@@ -78,8 +79,10 @@ fn start(control: &mut UnixStream, arena: OwnedFd) -> Result<(), Failure> {
         cores: placement::allowed_cores(),
         kernels: Kernels::detect().isa().name().to_owned(),
     };
+    let store = Store::new(&arena, epoch, parameters, cache_blocks as usize)
+        .map_err(|error| Failure::new("block_cache", error))?;
     let mut indexer = Indexer {
-        store: Store::new(&arena, epoch, parameters, cache_blocks),
+        store,
         replies: arena.selection_ring().producer(),
         counters: &telemetry.indexer,
         arena: &arena,
@@ -270,7 +273,9 @@ impl Indexer<'_> {
         let tokens = state.tokens;
         append(&mut state, tokens - 1);
         selections.resize_with(state.residency.len(), Selection::default);
-        let tail = (tokens - 1) / geometry.block_tokens as usize;
+        // A block that begins with the newest token is filled by the worker itself, so it never travels.
+        let block_tokens = geometry.block_tokens as usize;
+        let begun = (tokens % block_tokens == 1).then_some(tokens / block_tokens);
         let per_head = query.len() / state.residency.len();
         let counters = self.counters;
         for (kv_head, (head, selection)) in (0..).zip(selections.iter_mut().enumerate()) {
@@ -280,15 +285,17 @@ impl Indexer<'_> {
             state.index.select(state.layer, head, view, query, selection);
             blocks.clear();
             let mut misses = 0;
-            for &block in &selection.blocks {
-                let placed = state.residency[head].place(block);
-                // The newest block is filled by the worker itself, so it never travels.
-                let miss = placed.miss && block as usize != tail;
-                misses += u64::from(miss);
-                blocks.push(SelectedBlock::new(block, placed.slot, miss));
-            }
+            let placed = |Placed { block, slot, miss }| {
+                let travels = miss && Some(block as usize) != begun;
+                misses += u64::from(travels);
+                blocks.push(SelectedBlock::new(block, slot, travels));
+            };
+            let evictions = state.residency[head]
+                .place(&selection.blocks, placed)
+                .map_err(|error| rejected(error.into()))?;
             let reply = Reply::Selection { sequence, layer, kv_head, position, blocks };
             send(&mut self.replies, &reply)?;
+            counters.evictions.add(evictions as u64);
             counters.miss_blocks.add(misses);
             counters.hit_blocks.add(blocks.len() as u64 - misses);
             let bytes = misses * geometry.block_bytes() as u64;

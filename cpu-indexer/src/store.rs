@@ -1,14 +1,14 @@
 //! The sequences whose keys and values the arena holds, and the index of each.
 
 use hindsight_protocol::arena::{
-    Arena, ArenaError, HeadBlocks, MAX_SEQUENCES, TableError, TableOwner,
+    Arena, ArenaError, HeadBlocks, MAX_SEQUENCES, SLAB_TOKENS, TableError, TableOwner,
 };
 use hindsight_protocol::geometry::Geometry;
 use hindsight_protocol::records::{AttentionPolicy, Refusal};
 
 use crate::index::Index;
 use crate::parameters::{IndexParameters, ParameterError, Policy};
-use crate::residency::Residency;
+use crate::residency::{CacheTooSmall, Residency};
 
 /// A request that the store does not carry out.
 #[derive(Debug, thiserror::Error)]
@@ -22,6 +22,9 @@ pub enum StoreError {
     /// The index refuses.
     #[error(transparent)]
     Parameters(#[from] ParameterError),
+    /// The worker's block cache cannot hold what a step may attend to.
+    #[error(transparent)]
+    Cache(#[from] CacheTooSmall),
     /// The worker names a layer or token that does not exist, or that it has not announced.
     #[error("sequence {sequence} has no layer {layer} of {tokens} tokens")]
     NoSuchTokens {
@@ -64,29 +67,33 @@ pub struct Store<'a> {
     arena: &'a Arena,
     owner: TableOwner<'a>,
     parameters: IndexParameters,
-    cache_blocks: u32,
+    cache_blocks: usize,
     sequences: [Option<Box<Sequence>>; MAX_SEQUENCES],
 }
 
 impl<'a> Store<'a> {
     /// Takes over an arena's block tables in the name of `epoch`. `cache_blocks` is the size of the worker's block cache
     /// for each (layer, KV head).
-    #[must_use]
+    ///
+    /// # Errors
+    /// If such a cache cannot hold what a step may attend to.
     pub fn new(
         arena: &'a Arena,
         epoch: u32,
         parameters: IndexParameters,
-        cache_blocks: u32,
-    ) -> Self {
+        cache_blocks: usize,
+    ) -> Result<Self, CacheTooSmall> {
         let owner = TableOwner::new(arena.tables(), epoch);
         let sequences = [const { None }; MAX_SEQUENCES];
-        Self { arena, owner, parameters, cache_blocks, sequences }
+        let store = Self { arena, owner, parameters, cache_blocks, sequences };
+        store.check_cache(&store.parameters)?;
+        Ok(store)
     }
 
     /// Starts a sequence.
     ///
     /// # Errors
-    /// [`StoreError::Table`] or [`StoreError::Parameters`].
+    /// [`StoreError::Table`], [`StoreError::Parameters`] or [`StoreError::Cache`].
     pub fn open(
         &mut self,
         sequence: u32,
@@ -94,8 +101,8 @@ impl<'a> Store<'a> {
         top_k: u32,
     ) -> Result<(), StoreError> {
         let index = self.index(policy, top_k)?;
+        let residency = self.residency(index.as_ref())?;
         self.owner.open(sequence)?;
-        let residency = self.residency(index.as_ref());
         self.sequences[sequence as usize] =
             Some(Box::new(Sequence { slabs: Vec::new(), index, residency }));
         Ok(())
@@ -104,7 +111,7 @@ impl<'a> Store<'a> {
     /// Forgets what was learned about a sequence, and what the worker's cache holds of it. Its keys and values stay.
     ///
     /// # Errors
-    /// [`StoreError::Table`] or [`StoreError::Parameters`].
+    /// [`StoreError::Table`], [`StoreError::Parameters`] or [`StoreError::Cache`].
     pub fn forget(
         &mut self,
         sequence: u32,
@@ -112,17 +119,34 @@ impl<'a> Store<'a> {
         top_k: u32,
     ) -> Result<(), StoreError> {
         let index = self.index(policy, top_k)?;
-        let residency = self.residency(index.as_ref());
+        let residency = self.residency(index.as_ref())?;
         let state = sequence_state(&mut self.sequences, sequence)?;
         (state.index, state.residency) = (index, residency);
         Ok(())
     }
 
     /// Empty caches for all heads that an index selects for.
-    fn residency(&self, index: Option<&Index>) -> Vec<Residency> {
+    fn residency(&self, index: Option<&Index>) -> Result<Vec<Residency>, CacheTooSmall> {
+        let Some(index) = index else { return Ok(Vec::new()) };
+        self.check_cache(index.parameters())?;
         let geometry = self.arena.geometry();
-        let heads = if index.is_some() { geometry.layers * geometry.kv_heads } else { 0 };
-        (0..heads).map(|_| Residency::new(self.cache_blocks)).collect()
+        let blocks = geometry.blocks(self.capacity().next_multiple_of(SLAB_TOKENS));
+        let heads = geometry.layers * geometry.kv_heads;
+        Ok((0..heads).map(|_| Residency::new(self.cache_blocks, blocks)).collect())
+    }
+
+    /// Makes sure that a selection always fits the worker's block cache.
+    fn check_cache(&self, parameters: &IndexParameters) -> Result<(), CacheTooSmall> {
+        let block_tokens = self.arena.geometry().block_tokens as usize;
+        let blocks = parameters.most_blocks(block_tokens, self.capacity());
+        let slots = self.cache_blocks;
+        if blocks <= slots { Ok(()) } else { Err(CacheTooSmall { slots, blocks }) }
+    }
+
+    /// Tokens that a sequence may have.
+    fn capacity(&self) -> usize {
+        let capacity = self.arena.layout().config().capacity_tokens;
+        usize::try_from(capacity).unwrap_or(usize::MAX)
     }
 
     fn index(&self, policy: AttentionPolicy, top_k: u32) -> Result<Option<Index>, ParameterError> {
@@ -134,9 +158,7 @@ impl<'a> Store<'a> {
         let geometry = *self.arena.geometry();
         let parameters = IndexParameters { top_k: top_k as usize, ..self.parameters.clone() };
         let scale = softmax_scale(&geometry);
-        let capacity = self.arena.layout().config().capacity_tokens;
-        let capacity = usize::try_from(capacity).unwrap_or(usize::MAX);
-        Index::new(geometry, scale, policy, parameters, capacity).map(Some)
+        Index::new(geometry, scale, policy, parameters, self.capacity()).map(Some)
     }
 
     /// Makes room for `tokens` tokens in all, taking memory from the calling thread's node.
@@ -179,7 +201,7 @@ impl<'a> Store<'a> {
         let geometry = self.arena.geometry();
         let arena = self.arena;
         let Sequence { slabs, index, residency } = sequence_state(&mut self.sequences, sequence)?;
-        let room = (slabs.len() * hindsight_protocol::arena::SLAB_TOKENS) as u64;
+        let room = (slabs.len() * SLAB_TOKENS) as u64;
         let missing = StoreError::NoSuchTokens { sequence, layer, tokens };
         if layer >= geometry.layers || tokens > room || tokens == 0 {
             return Err(missing);
@@ -235,4 +257,37 @@ fn sequence_state(
         .ok_or(TableError::NoSuchSequence(sequence))?
         .as_deref_mut()
         .ok_or(TableError::NotOpen(sequence))
+}
+
+#[cfg(test)]
+mod tests {
+    use hindsight_protocol::arena::ArenaConfig;
+    use hindsight_protocol::geometry::KvDtype;
+
+    use super::*;
+
+    #[test]
+    fn a_cache_that_cannot_hold_a_selection_is_refused() {
+        let geometry = Geometry {
+            layers: 2,
+            heads: 4,
+            kv_heads: 2,
+            head_dim: 16,
+            block_tokens: 16,
+            dtype: KvDtype::F16,
+        };
+        let config = ArenaConfig { geometry, capacity_tokens: 4096, max_selected_blocks: 64 };
+        let arena = Arena::create(config).unwrap();
+        let parameters = IndexParameters { top_k: 32, sink: 4, window: 64, ..Default::default() };
+        // A block for each key, one of the sink, and five that a window of 64 tokens touches.
+        let small = Store::new(&arena, 1, parameters.clone(), 37).map(|_| ());
+        assert_eq!(small, Err(CacheTooSmall { slots: 37, blocks: 38 }));
+        let mut store = Store::new(&arena, 2, parameters, 38).unwrap();
+        store.open(0, AttentionPolicy::Lfps, 32).unwrap();
+        let more = store.open(1, AttentionPolicy::Exact, 33).unwrap_err();
+        assert!(matches!(more, StoreError::Cache(CacheTooSmall { slots: 38, blocks: 39 })));
+        assert_eq!(more.refusal(0), Refusal::Invalid);
+        // What attends to every key needs no cache.
+        store.open(1, AttentionPolicy::Full, 33).unwrap();
+    }
 }

@@ -7,6 +7,7 @@ use std::cell::Cell;
 
 use hindsight_cpu_indexer::Index;
 use hindsight_cpu_indexer::parameters::{IndexParameters, Policy, SketchUse};
+use hindsight_cpu_indexer::residency::Residency;
 use hindsight_cpu_indexer::selection::Selection;
 use hindsight_protocol::geometry::KvDtype;
 use synthetic::{SCALE, Text};
@@ -67,13 +68,17 @@ fn steps_allocate_nothing() {
         index.append(0, 0, view, 0..PROMPT);
         index.seed(0, 0, view, &seeds);
         let mut out = Selection::with_capacity(100, tokens);
+        let mut residency = Residency::new(106, tokens.div_ceil(16));
+        let mut evictions = 0;
         let before = ALLOCATIONS.get();
         for (step, queries) in queries.iter().enumerate() {
             let tokens = PROMPT + step + 1;
             let view = text.cache.head(0, 0, tokens);
             index.append(0, 0, view, tokens - 1..tokens);
             index.select(0, 0, view, queries, &mut out);
+            evictions += residency.place(&out.blocks, |_| {}).unwrap();
         }
         assert_eq!(ALLOCATIONS.get() - before, 0, "{policy} {sketch:?}");
+        assert!(evictions > 0);
     }
 }

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 
 use half::f16;
 use hindsight_cpu_indexer::parameters::IndexParameters;
-use hindsight_cpu_indexer::replay::{RecordedAttention, ReplayPolicy, Trace, replay};
+use hindsight_cpu_indexer::replay::{
+    BlockCaches, Eviction, RecordedAttention, ReplayPolicy, Trace, replay,
+};
 use hindsight_protocol::geometry::KvDtype;
 use safetensors::tensor::{Dtype, TensorView};
 
@@ -86,7 +88,7 @@ fn read(name: &str, bytes: &[u8]) -> Result<Trace, String> {
 fn the_exact_policy_is_the_measure() {
     let trace = read("exact.safetensors", &Parts::new().bytes()).unwrap();
     let parameters = IndexParameters { top_k: 32, ..Default::default() };
-    let report = replay(&trace, ReplayPolicy::Exact, &parameters).unwrap();
+    let report = replay(&trace, ReplayPolicy::Exact, &parameters, &BlockCaches::default()).unwrap();
     assert_eq!((report.recall_mean, report.mass_min), (1.0, 1.0));
     assert!((report.bytes_share - 1.0).abs() < 1e-9);
     assert_eq!(report.output_error_mean, report.exact_output_error_mean);
@@ -98,7 +100,7 @@ fn a_budget_of_everything_makes_no_error() {
     let trace = read("all.safetensors", &Parts::new().bytes()).unwrap();
     let parameters = IndexParameters { top_k: PROMPT + STEPS, ..Default::default() };
     for policy in [ReplayPolicy::Exact, ReplayPolicy::Lfps, ReplayPolicy::SlidingWindow] {
-        let report = replay(&trace, policy, &parameters).unwrap();
+        let report = replay(&trace, policy, &parameters, &BlockCaches::default()).unwrap();
         assert!(report.output_error_max < 1e-3, "{}: {}", policy.name(), report.output_error_max);
         assert_eq!(report.recall_mean, 1.0);
     }
@@ -109,11 +111,51 @@ fn every_policy_replays() {
     let trace = read("every.safetensors", &Parts::new().bytes()).unwrap();
     let parameters = IndexParameters { top_k: 32, ..Default::default() };
     for policy in [ReplayPolicy::Lfps, ReplayPolicy::PageMinMax, ReplayPolicy::SlidingWindow] {
-        let report = replay(&trace, policy, &parameters).unwrap();
+        let report = replay(&trace, policy, &parameters, &BlockCaches::default()).unwrap();
         assert_eq!(report.steps, STEPS);
         assert!(report.mass_min > 0.0 && report.mass_min <= report.mass_mean);
         assert!(report.output_error_mean >= 0.0 && report.output_error_max.is_finite());
     }
+}
+
+#[test]
+fn caches_of_every_rule_fetch_no_less_than_the_optimum() {
+    let trace = read("caches.safetensors", &Parts::new().bytes()).unwrap();
+    let parameters = IndexParameters { top_k: 32, ..Default::default() };
+    let evictions =
+        vec![Eviction::Optimal, Eviction::Clock, Eviction::Lru, Eviction::Lfu, Eviction::Score];
+    let rules = evictions.len();
+    let whole = (PROMPT + STEPS).div_ceil(16);
+    let caches = BlockCaches { blocks: vec![whole - 1, whole], evictions };
+    let report = replay(&trace, ReplayPolicy::Exact, &parameters, &caches).unwrap();
+    assert_eq!(report.caches.len(), 2 * rules);
+    let blocks = report.blocks_mean;
+    for (at, cache) in report.caches.iter().enumerate() {
+        let optimum = &report.caches[at / rules * rules];
+        assert_eq!(optimum.eviction, "optimal");
+        assert!(cache.misses_mean >= optimum.misses_mean, "{cache:?} against {optimum:?}");
+        assert!(cache.misses_mean >= cache.first_misses_mean && cache.first_misses_mean > 0.0);
+        assert!((cache.hit_rate - (1.0 - cache.misses_mean / blocks)).abs() < 1e-9);
+        let bytes = (LAYERS * KV_HEADS * 16 * DIM * 4) as f64;
+        assert!((cache.shipped_bytes_per_token - cache.misses_mean * bytes).abs() < 1e-6);
+        assert!((cache.selected_bytes_per_token - blocks * bytes).abs() < 1e-6);
+    }
+    for cache in &report.caches[rules..] {
+        // The whole text fits: each block travels once.
+        assert_eq!((cache.cache_blocks, cache.evictions_mean), (whole, 0.0));
+        assert_eq!(cache.misses_mean, cache.first_misses_mean);
+    }
+}
+
+#[test]
+fn a_cache_that_cannot_hold_a_selection_is_refused_with_its_size() {
+    let trace = read("small-cache.safetensors", &Parts::new().bytes()).unwrap();
+    let parameters = IndexParameters { top_k: 32, ..Default::default() };
+    let caches = BlockCaches { blocks: vec![4], evictions: vec![Eviction::Lru] };
+    let error = replay(&trace, ReplayPolicy::Exact, &parameters, &caches).unwrap_err();
+    let message = error.to_string();
+    assert!(message.starts_with("a block cache of 4 blocks"), "{message}");
+    assert!(message.contains("select fewer keys"), "{message}");
 }
 
 #[test]

@@ -63,6 +63,7 @@ fn assert_well_formed(index: &Index, tokens: usize, selection: &Selection) {
     for token in always.chain(selection.tokens.iter().map(|&token| token as usize)) {
         assert!(selection.blocks.contains(&(token as u32 / 16)), "token {token}");
     }
+    assert!(selection.blocks.len() <= index.parameters().most_blocks(16, tokens));
     assert!(selection.blocks.iter().all(|&block| (block as usize) < tokens.div_ceil(16)));
 }
 

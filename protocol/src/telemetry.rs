@@ -65,6 +65,8 @@ pub struct IndexerCounters {
     pub hit_blocks: Counter,
     /// Blocks that had to travel to the worker.
     pub miss_blocks: Counter,
+    /// Blocks of the worker's cache that made room for others.
+    pub evictions: Counter,
     /// Bytes that travelled to the worker, or would have with a device of its own.
     pub shipped_bytes: Counter,
     /// Selections that the drift signal had repaired by a wider search.

@@ -7,13 +7,14 @@ use hindsight_protocol::geometry::KvDtype;
 use serde::{Deserialize, Serialize};
 
 use super::baselines::{PageDigests, sliding_window};
-use super::report::{Numbers, ReplayReport};
+use super::eviction::{Attended, BlockCaches, simulate};
+use super::judge::Judge;
+use super::report::{CacheReport, Numbers, ReplayReport};
 use super::trace::Trace;
 use crate::clock::microseconds;
 use crate::index::Index;
-use crate::kernels::{GroupQuery, Kernels, Scores};
 use crate::parameters::{IndexParameters, ParameterError, Policy};
-use crate::scan::score_all;
+use crate::residency::CacheTooSmall;
 use crate::selection::{Selection, Zones};
 
 /// What can be replayed.
@@ -54,15 +55,29 @@ enum Selector {
     Window,
 }
 
-/// Runs `policy` over every step of `trace`. No layer is treated as dense, whatever the parameters say.
+/// What cannot be replayed.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReplayError {
+    /// A parameter is out of range.
+    #[error(transparent)]
+    Parameter(#[from] ParameterError),
+    /// A block cache cannot hold one of the selections.
+    #[error(transparent)]
+    Cache(#[from] CacheTooSmall),
+}
+
+/// Runs `policy` over every step of `trace`, and its selections through each of `caches`. No layer is treated as dense,
+/// whatever the parameters say.
 ///
 /// # Errors
-/// If a parameter is out of range.
+/// If a parameter is out of range, or a cache too small.
 pub fn replay(
     trace: &Trace,
     policy: ReplayPolicy,
     parameters: &IndexParameters,
-) -> Result<ReplayReport, ParameterError> {
+    caches: &BlockCaches,
+) -> Result<ReplayReport, ReplayError> {
     let parameters = IndexParameters { dense_layers: 0, ..parameters.clone() };
     let geometry = *trace.cache().geometry();
     let index = |policy| {
@@ -81,12 +96,14 @@ pub fn replay(
         exact: index(Policy::Exact)?,
         judge: Judge::new(trace),
         figures: Figures::default(),
+        attended: vec![Attended::default(); heads],
     };
     run.seed();
     for step in 0..trace.steps() {
         run.step(step, &parameters);
     }
-    Ok(run.report(policy, parameters))
+    let caches = run.caches(caches)?;
+    Ok(ReplayReport { caches, ..run.report(policy, parameters) })
 }
 
 /// Everything that is measured.
@@ -112,6 +129,8 @@ struct Run<'a> {
     exact: Index,
     judge: Judge,
     figures: Figures,
+    /// Per layer and KV head.
+    attended: Vec<Attended>,
 }
 
 impl<'a> Run<'a> {
@@ -166,15 +185,31 @@ impl<'a> Run<'a> {
             self.figures.select_us.push(microseconds(start));
         }
         let mut exact = Selection::with_capacity(parameters.top_k, tokens);
-        for (&(layer, head), selection) in heads.iter().zip(&selections) {
-            let view = self.view(layer, head, tokens);
+        let heads = heads.iter().zip(&mut self.attended);
+        for ((&(layer, head), attended), selection) in heads.zip(&selections) {
+            let view = self.trace.cache().head(layer, head, tokens);
             let queries = self.trace.queries(step, layer, head);
             let start = Instant::now();
             self.exact.select(layer, head, view, queries, &mut exact);
             self.figures.exact_us.push(microseconds(start));
             self.judge.load(view, queries, self.trace.softmax_scale());
             self.figures.compare(&mut self.judge, view, zones, selection, &exact);
+            let chosen = selection.tokens.iter().map(|&token| (token, self.judge.weight(token)));
+            attended.push(tokens, view.block_tokens(), &selection.blocks, chosen);
         }
+    }
+
+    /// What the caches would have had to fetch.
+    fn caches(&self, caches: &BlockCaches) -> Result<Vec<CacheReport>, CacheTooSmall> {
+        let (cache, steps) = (self.trace.cache(), self.trace.steps());
+        // At step t the context is one token longer than at the one before it.
+        let mean_tokens = self.trace.prompt_tokens() as f64 + (steps as f64 + 1.0) / 2.0;
+        let full_bytes = mean_tokens * cache.geometry().token_bytes() as f64;
+        let found = simulate(&self.attended, caches)?.into_iter();
+        let report = |(blocks, eviction, counts)| {
+            CacheReport::new(blocks, eviction, &counts, cache.geometry(), steps, full_bytes)
+        };
+        Ok(found.map(report).collect())
     }
 
     fn report(mut self, policy: ReplayPolicy, parameters: IndexParameters) -> ReplayReport {
@@ -211,6 +246,7 @@ impl<'a> Run<'a> {
             exact_output_error_mean: figures.exact_output_error.mean(),
             repair_rate: figures.repaired.mean(),
             state_share: state_bytes as f64 / self.trace.cache().bytes() as f64,
+            caches: Vec::new(),
         }
     }
 }
@@ -253,82 +289,4 @@ impl Figures {
         judge.output_errors(view, &chosen, &mut self.output_error);
         judge.output_errors(view, &best, &mut self.exact_output_error);
     }
-}
-
-/// Full attention of one group at one step, and how far others are from it.
-struct Judge {
-    kernels: Kernels,
-    query: GroupQuery,
-    scores: Scores,
-    /// Softmax weights: `[group]`[tokens].
-    weights: Vec<Vec<f32>>,
-}
-
-impl Judge {
-    fn new(trace: &Trace) -> Self {
-        let geometry = trace.cache().geometry();
-        Self {
-            kernels: Kernels::detect(),
-            query: GroupQuery::new(geometry.group(), geometry.head_dim as usize),
-            scores: Scores::new(geometry.group()),
-            weights: vec![Vec::new(); geometry.group()],
-        }
-    }
-
-    fn load(&mut self, view: HeadBlocks<'_>, queries: &[f32], scale: f32) {
-        self.query.load(queries, scale);
-        score_all(self.kernels, view, &self.query, &mut self.scores);
-        for (head, weights) in self.weights.iter_mut().enumerate() {
-            let scores = self.scores.head(head);
-            weights.clear();
-            weights.resize(scores.len(), 0.0);
-            self.kernels.add_exp(scores, self.kernels.log_sum_exp(scores), weights);
-        }
-    }
-
-    /// Softmax mass of the tokens in `mask`, summed over the group.
-    fn mass(&self, mask: &[bool]) -> f64 {
-        let of_head = |weights: &Vec<f32>| {
-            let chosen = weights.iter().zip(mask).filter(|(_, chosen)| **chosen);
-            chosen.map(|(weight, _)| f64::from(*weight)).sum::<f64>()
-        };
-        self.weights.iter().map(of_head).sum()
-    }
-
-    /// Collects each head's error of attending only to the tokens in `mask`.
-    fn output_errors(&self, view: HeadBlocks<'_>, mask: &[bool], errors: &mut Numbers) {
-        /// Weights whose values cannot change an output by more than rounding does.
-        const NEGLIGIBLE: f32 = 1e-9;
-        let (dim, group) = (view.head_dim(), self.weights.len());
-        let (zero, mut value) = (vec![0.0; dim], vec![0.0; dim]);
-        let (mut full, mut part) = (vec![0.0_f32; group * dim], vec![0.0_f32; group * dim]);
-        let mut masses = vec![0.0_f32; group];
-        for (token, &chosen) in mask.iter().enumerate() {
-            if self.weights.iter().all(|weights| weights[token] < NEGLIGIBLE) {
-                continue;
-            }
-            self.kernels.centre(view.dtype(), view.value(token), &zero, &mut value);
-            let outputs = full.chunks_exact_mut(dim).zip(part.chunks_exact_mut(dim));
-            for ((weights, mass), (full, part)) in self.weights.iter().zip(&mut masses).zip(outputs)
-            {
-                let weight = weights[token];
-                add_scaled(weight, &value, full);
-                if chosen {
-                    *mass += weight;
-                    add_scaled(weight, &value, part);
-                }
-            }
-        }
-        let square = |x: f32| f64::from(x) * f64::from(x);
-        let outputs = full.chunks_exact(dim).zip(part.chunks_exact(dim));
-        for (mass, (full, part)) in masses.iter().zip(outputs) {
-            let distance: f64 = full.iter().zip(part).map(|(f, p)| square(f - p / mass)).sum();
-            let length: f64 = full.iter().map(|f| square(*f)).sum();
-            errors.push((distance / length.max(f64::MIN_POSITIVE)).sqrt());
-        }
-    }
-}
-
-fn add_scaled(factor: f32, vector: &[f32], sum: &mut [f32]) {
-    sum.iter_mut().zip(vector).for_each(|(sum, x)| *sum += factor * x);
 }

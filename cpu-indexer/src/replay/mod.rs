@@ -5,10 +5,13 @@
 mod baselines;
 mod cache;
 mod engine;
+mod eviction;
+mod judge;
 mod report;
 mod trace;
 
 pub use cache::{CacheError, KvCache};
-pub use engine::{ReplayPolicy, replay};
-pub use report::ReplayReport;
+pub use engine::{ReplayError, ReplayPolicy, replay};
+pub use eviction::{BlockCaches, Eviction};
+pub use report::{CacheReport, ReplayReport};
 pub use trace::{RecordedAttention, Trace, TraceError};

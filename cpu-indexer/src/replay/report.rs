@@ -1,7 +1,9 @@
 //! What a replay found.
 
+use hindsight_protocol::geometry::Geometry;
 use serde::Serialize;
 
+use super::eviction::{CacheCounts, Eviction};
 use crate::parameters::IndexParameters;
 
 /// Figures of one policy over one trace.
@@ -63,6 +65,61 @@ pub struct ReplayReport {
     pub repair_rate: f64,
     /// Bytes held by the index over those of keys and values.
     pub state_share: f64,
+    /// What block caches on the device would have had to fetch, for each that was asked for.
+    pub caches: Vec<CacheReport>,
+}
+
+/// Figures of one block cache per layer and KV head, over the selections of one replay.
+///
+/// A cache holds nothing at the first step. A block that begins with a step's own token is filled where it is attended to, so it
+/// never travels.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct CacheReport {
+    /// Blocks that the cache of one KV head holds.
+    pub cache_blocks: usize,
+    /// Which block makes room.
+    pub eviction: &'static str,
+    /// Share of the selected blocks that did not have to travel.
+    pub hit_rate: f64,
+    /// Mean number of blocks that travel for one KV head at a step.
+    pub misses_mean: f64,
+    /// Of them, blocks that the cache had never held: no rule avoids them.
+    pub first_misses_mean: f64,
+    /// Mean number of blocks that make room for one KV head at a step.
+    pub evictions_mean: f64,
+    /// Bytes that travel for a token, in all recorded layers.
+    pub shipped_bytes_per_token: f64,
+    /// Bytes that would travel without a cache: every selected block at every step.
+    pub selected_bytes_per_token: f64,
+    /// Bytes that would travel with full attention: all keys and values at every step.
+    pub full_bytes_per_token: f64,
+}
+
+impl CacheReport {
+    /// The figures of `counts` over `steps` steps of all layers and heads of `geometry`.
+    pub(super) fn new(
+        cache_blocks: usize,
+        eviction: Eviction,
+        counts: &CacheCounts,
+        geometry: &Geometry,
+        steps: usize,
+        full_bytes_per_token: f64,
+    ) -> Self {
+        let heads = f64::from(geometry.layers * geometry.kv_heads);
+        let mean = |count: u64| count as f64 / (heads * steps as f64);
+        let bytes = |count: u64| mean(count) * heads * geometry.block_bytes() as f64;
+        Self {
+            cache_blocks,
+            eviction: eviction.name(),
+            hit_rate: 1.0 - counts.misses as f64 / counts.attended.max(1) as f64,
+            misses_mean: mean(counts.misses),
+            first_misses_mean: mean(counts.first_misses),
+            evictions_mean: mean(counts.evictions),
+            shipped_bytes_per_token: bytes(counts.misses),
+            selected_bytes_per_token: bytes(counts.attended),
+            full_bytes_per_token,
+        }
+    }
 }
 
 /// Collected numbers, for their mean and percentiles.

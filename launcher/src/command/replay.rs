@@ -5,14 +5,16 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use hindsight_cpu_indexer::parameters::{IndexParameters, ParameterError};
-use hindsight_cpu_indexer::replay::{ReplayPolicy, ReplayReport, Trace, replay};
+use hindsight_cpu_indexer::replay::{
+    BlockCaches, Eviction, ReplayError, ReplayPolicy, ReplayReport, Trace, replay,
+};
 
 use super::index_arguments::IndexArguments;
 use super::output::Output;
 use super::run::arguments::Dtype;
 use crate::error::{Error, Exit};
 use crate::report::plot::replay::svg;
-use crate::report::replay::table;
+use crate::report::replay::{cache_table, table};
 
 /// Run the index over recorded attention, and say how good and how dear its selections are
 ///
@@ -43,6 +45,20 @@ pub struct ReplayArguments {
     /// Replay with each of these top-k in turn
     #[arg(long, value_name = "K", value_delimiter = ',', conflicts_with = "top_k")]
     curve: Vec<usize>,
+
+    /// Also say what would travel to a device whose cache holds as many blocks for each KV head
+    #[arg(long, value_name = "N", value_delimiter = ',')]
+    cache_blocks: Vec<usize>,
+
+    /// Which block of the cache makes room
+    #[arg(
+        long,
+        value_enum,
+        value_delimiter = ',',
+        default_value = "clock",
+        requires = "cache_blocks"
+    )]
+    eviction: Vec<EvictionArgument>,
 
     /// Draw quality against cost, as SVG
     #[arg(long, value_name = "FILE")]
@@ -77,7 +93,40 @@ impl From<Policy> for ReplayPolicy {
     }
 }
 
+/// Which block of a cache makes room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum EvictionArgument {
+    /// The next one without uses left when a hand goes round and takes one from each: what the indexer does
+    Clock,
+    /// The one not attended to for longest
+    Lru,
+    /// The one attended to at the fewest steps, where old steps count less
+    Lfu,
+    /// The one whose chosen keys had the smallest share of attention, where old steps count less
+    Score,
+    /// The one not attended to for longest from now on: knows the future, and nothing fetches less
+    Optimal,
+}
+
+impl From<EvictionArgument> for Eviction {
+    fn from(eviction: EvictionArgument) -> Self {
+        match eviction {
+            EvictionArgument::Clock => Self::Clock,
+            EvictionArgument::Lru => Self::Lru,
+            EvictionArgument::Lfu => Self::Lfu,
+            EvictionArgument::Score => Self::Score,
+            EvictionArgument::Optimal => Self::Optimal,
+        }
+    }
+}
+
 impl ReplayArguments {
+    /// The block caches to simulate.
+    fn caches(&self) -> BlockCaches {
+        let evictions = self.eviction.iter().map(|&eviction| eviction.into());
+        BlockCaches { blocks: self.cache_blocks.clone(), evictions: evictions.collect() }
+    }
+
     /// The index's parameters, for each top-k.
     fn parameters(&self) -> Result<Vec<IndexParameters>, Error> {
         let parameters = self.index.parameters()?;
@@ -97,13 +146,21 @@ fn wrong_parameter(error: ParameterError) -> Error {
     Error::new(Exit::Usage, "index_parameters", error)
 }
 
+fn not_replayed(error: ReplayError) -> Error {
+    match error {
+        ReplayError::Parameter(error) => wrong_parameter(error),
+        error => Error::new(Exit::Usage, "cache_blocks", error),
+    }
+}
+
 /// Runs the command.
 ///
 /// # Errors
-/// A file is no trace, a parameter is out of range, or the plot cannot be written.
+/// A file is no trace, a parameter is out of range, a cache too small, or the plot cannot be written.
 #[expect(clippy::print_stdout, reason = "this is the command's output")]
 pub fn run(arguments: &ReplayArguments) -> Result<(), Error> {
     let parameters = arguments.parameters()?;
+    let caches = arguments.caches();
     let plot = arguments.plot.clone().map(|path| Output::new(path, true)).transpose()?;
     let mut reports: Vec<ReplayReport> = Vec::new();
     for path in &arguments.traces {
@@ -111,8 +168,8 @@ pub fn run(arguments: &ReplayArguments) -> Result<(), Error> {
             .map_err(|error| Error::new(Exit::Model, "trace", error))?;
         for &policy in &arguments.policy {
             for parameters in &parameters {
-                let report = replay(&trace, policy.into(), parameters).map_err(wrong_parameter)?;
-                reports.push(report);
+                let report = replay(&trace, policy.into(), parameters, &caches);
+                reports.push(report.map_err(not_replayed)?);
             }
         }
     }
@@ -124,6 +181,10 @@ pub fn run(arguments: &ReplayArguments) -> Result<(), Error> {
         println!("{}", serde_json::to_string(&reports).map_err(Error::internal)?);
     } else {
         print!("{}", table(&reports));
+        let caches = cache_table(&reports);
+        if !caches.is_empty() {
+            print!("\n{caches}");
+        }
     }
     Ok(())
 }

@@ -29,7 +29,7 @@ fn seconds(nanoseconds: u64) -> f64 {
 }
 
 /// Every metric; docs/metrics.md lists the same.
-pub const METRICS: [Metric; 22] = [
+pub const METRICS: [Metric; 23] = [
     Metric {
         name: "hindsight_prompt_tokens_total",
         help: "Prompt tokens read.",
@@ -84,6 +84,11 @@ pub const METRICS: [Metric; 22] = [
         name: "hindsight_cache_hits_total",
         help: "Selected blocks that the device's block cache held.",
         value: |page| number(page.indexer.hit_blocks.get()),
+    },
+    Metric {
+        name: "hindsight_cache_evictions_total",
+        help: "Blocks of the device's block cache that made room for others.",
+        value: |page| number(page.indexer.evictions.get()),
     },
     Metric {
         name: "hindsight_selections_total",

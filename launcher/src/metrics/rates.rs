@@ -14,6 +14,7 @@ pub struct Sample {
     shipped_bytes: u64,
     hits: u64,
     misses: u64,
+    evictions: u64,
     selections: u64,
     repairs: u64,
     pub(crate) select_ns: u64,
@@ -47,6 +48,8 @@ pub struct Rates {
     pub link_bytes_per_s: f64,
     /// Selected blocks that the device held.
     pub hit_rate: Option<f64>,
+    /// Blocks of the device's cache that made room for others, for each token.
+    pub evictions_per_token: Option<f64>,
     /// Selections that read more than usual.
     pub repair_rate: Option<f64>,
     /// Share of the exact top-k that audited selections held.
@@ -67,6 +70,7 @@ impl Sample {
             shipped_bytes: indexer.shipped_bytes.get(),
             hits: indexer.hit_blocks.get(),
             misses: indexer.miss_blocks.get(),
+            evictions: indexer.evictions.get(),
             selections: indexer.selections.get(),
             repairs: indexer.repairs.get(),
             select_ns: indexer.select_ns.get(),
@@ -91,6 +95,7 @@ impl Sample {
             shipped_bytes: grown(|sample| sample.shipped_bytes),
             hits: grown(|sample| sample.hits),
             misses: grown(|sample| sample.misses),
+            evictions: grown(|sample| sample.evictions),
             selections: grown(|sample| sample.selections),
             repairs: grown(|sample| sample.repairs),
             select_ns: grown(|sample| sample.select_ns),
@@ -121,6 +126,7 @@ impl Sample {
             shipped_bytes_per_token: per(self.shipped_bytes as f64, self.decode_tokens),
             link_bytes_per_s: (self.shipped_bytes + self.appended_bytes) as f64 / seconds,
             hit_rate: per(self.hits as f64, self.hits + self.misses),
+            evictions_per_token: per(self.evictions as f64, self.decode_tokens),
             repair_rate: per(self.repairs as f64, self.selections),
             audit_recall: per(self.audit_recall, self.audits),
             audit_mass: per(self.audit_mass, self.audits),
@@ -140,6 +146,7 @@ mod tests {
             decode_ns: 2_000_000,
             hits: 14,
             misses: 6,
+            evictions: 40,
             shipped_bytes: 4000,
             appended_bytes: 1000,
             audits: 2,
@@ -151,6 +158,7 @@ mod tests {
         assert_eq!(rates.step_us, Some(100.0));
         assert_eq!(rates.hit_rate, Some(0.9));
         assert_eq!(rates.shipped_bytes_per_token, Some(200.0));
+        assert_eq!(rates.evictions_per_token, Some(2.0));
         assert_eq!(rates.link_bytes_per_s, 10_000.0);
         assert_eq!((rates.audit_mass, rates.repair_rate), (Some(0.75), None));
     }

@@ -2,12 +2,12 @@
 
 use std::fmt::Write;
 
-use hindsight_cpu_indexer::replay::ReplayReport;
+use hindsight_cpu_indexer::replay::{CacheReport, ReplayReport};
 
 /// One line for each replay, under a heading.
 #[must_use]
 pub fn table(reports: &[ReplayReport]) -> String {
-    let trace_width = reports.iter().map(|report| report.trace.len()).max().unwrap_or(0).max(5);
+    let trace_width = trace_width(reports);
     let mut out = format!(
         "{:trace_width$}  {:14} {:>5} {:>10} {:>6} {:>6} {:>6} {:>6} {:>6} {:>6} {:>10} {:>8} {:>8} {:>7} {:>6} {:>6}\n",
         "trace",
@@ -41,4 +41,48 @@ pub fn table(reports: &[ReplayReport]) -> String {
         );
     }
     out
+}
+
+/// One line for each block cache of each replay, under a heading; nothing if no cache was asked for.
+#[must_use]
+pub fn cache_table(reports: &[ReplayReport]) -> String {
+    if reports.iter().all(|report| report.caches.is_empty()) {
+        return String::new();
+    }
+    let trace_width = trace_width(reports);
+    let mut out = format!(
+        "{:trace_width$}  {:14} {:>5} {:>6} {:8} {:>6} {:>7} {:>7} {:>9} {:>9} {:>11} {:>7}\n",
+        "trace",
+        "policy",
+        "top-k",
+        "cache",
+        "eviction",
+        "hits",
+        "misses",
+        "first",
+        "evictions",
+        "KiB/token",
+        "of selected",
+        "of full",
+    );
+    for ReplayReport { trace, policy, top_k, caches, .. } in reports {
+        for cache in caches {
+            let CacheReport { cache_blocks, eviction, hit_rate, misses_mean, .. } = cache;
+            let CacheReport { first_misses_mean, evictions_mean, .. } = cache;
+            let kib = cache.shipped_bytes_per_token / 1024.0;
+            let of_selected = cache.shipped_bytes_per_token / cache.selected_bytes_per_token;
+            let of_full = cache.shipped_bytes_per_token / cache.full_bytes_per_token;
+            // Writing to a string cannot fail.
+            let _ = writeln!(
+                out,
+                "{trace:trace_width$}  {policy:14} {top_k:>5} {cache_blocks:>6} {eviction:8} {hit_rate:>6.3} \
+                 {misses_mean:>7.2} {first_misses_mean:>7.2} {evictions_mean:>9.2} {kib:>9.1} {of_selected:>11.4} {of_full:>7.4}"
+            );
+        }
+    }
+    out
+}
+
+fn trace_width(reports: &[ReplayReport]) -> usize {
+    reports.iter().map(|report| report.trace.len()).max().unwrap_or(0).max(5)
 }

@@ -79,6 +79,7 @@ pub struct RunReport {
     full_link_bytes_per_token: f64,
     blocks_per_token: f64,
     cache_hit_rate: Option<f64>,
+    evictions_per_token: f64,
     candidates_per_selection: f64,
     repair_rate: Option<f64>,
     select_us_per_token: f64,
@@ -138,6 +139,7 @@ impl RunReport {
             full_link_bytes_per_token: full,
             blocks_per_token: per_step(misses),
             cache_hit_rate: rate(hits, hits + misses),
+            evictions_per_token: per_step(indexer.evictions.get()),
             candidates_per_selection: rate(indexer.candidates.get(), indexer.selections.get())
                 .unwrap_or(0.0),
             repair_rate: rate(indexer.repairs.get(), indexer.selections.get()),

@@ -52,7 +52,14 @@ fn lines(rates: &Rates) -> Vec<(&'static str, String)> {
                 rates.shipped_bytes_per_token.map_or_else(|| "-".to_owned(), bytes)
             ),
         ),
-        ("cache hits", percent(rates.hit_rate)),
+        (
+            "cache hits",
+            format!(
+                "{}, {} blocks make room per token",
+                percent(rates.hit_rate),
+                rates.evictions_per_token.map_or_else(|| "-".to_owned(), |it| format!("{it:.1}"))
+            ),
+        ),
         ("repairs", percent(rates.repair_rate)),
         (
             "audit",

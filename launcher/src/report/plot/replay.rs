@@ -209,6 +209,7 @@ mod tests {
             exact_output_error_mean: 0.0,
             repair_rate: 0.0,
             state_share: 0.0,
+            caches: Vec::new(),
         }
     }
 
