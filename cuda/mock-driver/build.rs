@@ -22,38 +22,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=build.rs");
 
     let mut build = cc::Build::new();
-<<<<<<< HEAD
-    // Optimised whatever the profile: kernels take many times as long otherwise.
-    build
-        .cpp(true)
-        .std("c++17")
-        .pic(true)
-        .opt_level(3)
-        .debug(false)
-        .warnings(true)
-        .extra_warnings(true);
-    build.flag("-fvisibility=hidden").flag("-pthread").flag("-ffp-contract=fast");
-    build.include(&emulator);
-    let mut driver = build.clone();
-    driver.files(sources(&own)?);
-    // As the emulator's own crate compiles it, but to be part of a shared library.
-    let mut emulated = build.clone();
-    emulated.include(emulator.join("shims")).include(&kernels);
-    emulated.flag("-fno-strict-aliasing").flag("-Wno-unknown-pragmas");
-    if env::var("HOST")? == env::var("TARGET")? && has_wide_vectors() {
-        emulated.flag("-march=x86-64-v3");
-    }
-    emulated.files(sources(&emulator)?).files(sources(&emulator.join("units"))?);
-
-    let mut objects = driver.try_compile_intermediates()?;
-    objects.extend(emulated.try_compile_intermediates()?);
-=======
     // Optimised whatever the profile: native kernels take many times as long otherwise.
     build.cpp(true).std("c++17").pic(true).opt_level(3).debug(false);
     build.warnings(true).extra_warnings(true);
     build.flag("-fvisibility=hidden").flag("-pthread").flag("-ffp-contract=fast").include(include);
     let objects = build.clone().files(sources(&own)?).try_compile_intermediates()?;
->>>>>>> cuda-mock
     let directory = PathBuf::from(env::var("OUT_DIR")?).join("driver");
     fs::create_dir_all(&directory)?;
     link(&build, &objects, &emulator, &own.join("exports.map"), &directory)?;

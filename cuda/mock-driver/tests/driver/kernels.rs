@@ -2,16 +2,10 @@
 
 use std::sync::Arc;
 
-<<<<<<< HEAD
-use cudarc::driver::sys::CUresult;
-use cudarc::driver::{
-    CudaContext, CudaFunction, CudaSlice, CudaStream, DriverError, LaunchConfig, PushKernelArg,
-=======
 use cudarc::driver::sys::{self, CUresult};
 use cudarc::driver::{
     CudaContext, CudaFunction, CudaSlice, CudaStream, DevicePtr, DriverError, LaunchConfig,
     PushKernelArg,
->>>>>>> cuda-mock
 };
 use cudarc::nvrtc::Ptx;
 use hindsight_cuda_mock_driver::Mock;

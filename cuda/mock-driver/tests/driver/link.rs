@@ -214,11 +214,7 @@ fn gathers() {
         let bytes = (blocks as usize * BLOCK) as f64;
         assert_about(
             took,
-<<<<<<< HEAD
-            3e-3 + if from == "host" { bytes / GEN4_BYTES_PER_MS } else { 2.0 * bytes / 1300e6 },
-=======
             3e-3 + if from == "host" { bytes / GEN4_BYTES_PER_MS } else { 2.0 * bytes / 1355e6 },
->>>>>>> cuda-mock
         );
     }
 }
