@@ -119,6 +119,25 @@ impl ChosenDevice {
     }
 }
 
+/// The device of a measurement, as results name it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct MeasuredOn {
+    /// What computed.
+    pub device: Device,
+    /// The link that the mock driver modelled: no time was measured on a device then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub modelled_link: Option<String>,
+}
+
+impl MeasuredOn {
+    /// What a table of times must not leave unsaid.
+    #[must_use]
+    pub fn note(&self) -> Option<String> {
+        let link = self.modelled_link.as_ref()?;
+        Some(format!("the link is modelled, {link}: these times are no measurements"))
+    }
+}
+
 /// For people: the device and its name.
 impl fmt::Display for ChosenDevice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

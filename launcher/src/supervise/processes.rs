@@ -12,7 +12,7 @@ use hindsight_protocol::telemetry::TelemetryPage;
 
 use super::child::{Child, Heard, Role};
 use crate::error::{Error, Exit};
-use crate::plan::ChosenDevice;
+use crate::plan::{ChosenDevice, MeasuredOn};
 use crate::profile::ProfileFolder;
 use crate::topology::Choice;
 
@@ -44,6 +44,14 @@ pub struct Settings {
     pub index: IndexParameters,
     /// Where the children record what they do, if the run is profiled.
     pub profile: Option<ProfileFolder>,
+}
+
+impl Settings {
+    /// The device, as results name it.
+    #[must_use]
+    pub fn measured_on(&self) -> MeasuredOn {
+        MeasuredOn { device: self.device.used, modelled_link: self.mock_link.clone() }
+    }
 }
 
 /// What is heard while a text is generated.

@@ -10,7 +10,7 @@ use hindsight_protocol::geometry::KvDtype;
 use hindsight_protocol::records::AttentionPolicy;
 
 use crate::error::Error;
-use crate::plan::{ChosenDevice, DeviceWish, PageWish};
+use crate::plan::{ChosenDevice, DeviceWish, MeasuredOn, PageWish};
 use crate::topology::{CpuList, Placement, Request};
 
 /// Read a prompt and write the model's answer to standard output
@@ -230,6 +230,16 @@ impl MachineArguments {
             device.check_mock_link(link)?;
         }
         Ok(device)
+    }
+
+    /// The device, if it is not the CPU.
+    ///
+    /// # Errors
+    /// As [`Self::device`].
+    pub(in crate::command) fn gpu(&self) -> Result<Option<MeasuredOn>, Error> {
+        let device = self.device()?.used;
+        let modelled_link = self.mock_link.clone();
+        Ok(device.is_cuda().then_some(MeasuredOn { device, modelled_link }))
     }
 
     /// What is asked of the machine's cores.
