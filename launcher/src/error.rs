@@ -34,6 +34,8 @@ pub enum Exit {
     Slower = 10,
     /// `hindsight doctor` found what makes runs fail.
     Broken = 11,
+    /// The device that was asked for cannot be used.
+    Device = 12,
     /// The user interrupted the run.
     Interrupted = 130,
 }

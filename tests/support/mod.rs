@@ -15,7 +15,14 @@ use serde_json::Value;
 /// The program under test, with nothing of the caller's environment that would change what it does.
 pub fn hindsight() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_hindsight"));
-    for variable in ["HINDSIGHT_MODEL", "HINDSIGHT_THREADS", "HINDSIGHT_INDEXER_CORE", "RUST_LOG"] {
+    for variable in [
+        "HINDSIGHT_DEVICE",
+        "HINDSIGHT_GPU_KV_BYTES",
+        "HINDSIGHT_INDEXER_CORE",
+        "HINDSIGHT_MODEL",
+        "HINDSIGHT_THREADS",
+        "RUST_LOG",
+    ] {
         command.env_remove(variable);
     }
     command

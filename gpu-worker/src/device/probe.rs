@@ -184,6 +184,18 @@ pub fn gpus() -> Result<Vec<Result<DeviceDescription, DeviceUnavailable>>, Devic
     Err(DeviceUnavailable::NotBuilt)
 }
 
+/// What the model's products need besides the driver, and the system cannot open, with why.
+#[must_use]
+pub fn missing_libraries() -> Vec<String> {
+    #[cfg(feature = "cuda")]
+    return ["libcublas.so.13", "libcurand.so.10"]
+        .into_iter()
+        .filter_map(driver::missing)
+        .collect();
+    #[cfg(not(feature = "cuda"))]
+    Vec::new()
+}
+
 #[cfg(not(feature = "cuda"))]
 fn gpu(_number: u32) -> Result<DeviceDescription, DeviceUnavailable> {
     Err(DeviceUnavailable::NotBuilt)

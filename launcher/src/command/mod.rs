@@ -41,7 +41,8 @@ Examples:
 Exit codes:
   0 success   1 internal error   2 usage   3 model   4 download   5 prompt
   6 does not fit   7 placement   8 gpu-worker failed   9 cpu-indexer failed
-  10 doctor: could be faster   11 doctor: runs will fail   130 interrupted";
+  10 doctor: could be faster   11 doctor: runs will fail   12 no such device
+  130 interrupted";
 
 #[derive(Debug, Subcommand)]
 enum Command {

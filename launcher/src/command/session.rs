@@ -8,6 +8,7 @@ use hindsight_protocol::telemetry::TelemetryPage;
 use super::interrupt::{Interrupts, interrupted};
 use crate::error::Error;
 use crate::eval::perplexity::Predicted;
+use crate::plan::MeasuredOn;
 use crate::report::progress::RunProgress;
 use crate::supervise::{Event, Processes, Settings};
 
@@ -15,6 +16,7 @@ use crate::supervise::{Event, Processes, Settings};
 #[derive(Debug)]
 pub(in crate::command) struct Session {
     processes: Processes,
+    measured_on: MeasuredOn,
     top_k: u32,
     token_bytes: u64,
     stop: Vec<u32>,
@@ -55,14 +57,26 @@ impl Session {
         stop: &[u32],
         interrupts: &mut Interrupts,
     ) -> Result<Self, Error> {
+        if settings.device.fell_back() {
+            tracing::warn!(why = settings.device.why, "the CPU computes");
+        }
         let top_k = u32::try_from(settings.index.top_k).map_err(Error::internal)?;
         let token_bytes = settings.arena.geometry.token_bytes() as u64;
+        let measured_on = settings.measured_on();
         let processes = tokio::select! {
             started = Processes::start(settings) => started?,
             () = interrupts.next() => return Err(interrupted()),
         };
         let sampling = SamplingParameters::default();
-        Ok(Self { processes, top_k, token_bytes, stop: stop.to_vec(), sampling, progress: None })
+        Ok(Self {
+            processes,
+            measured_on,
+            top_k,
+            token_bytes,
+            stop: stop.to_vec(),
+            sampling,
+            progress: None,
+        })
     }
 
     /// Tokens are chosen in another way.
@@ -148,6 +162,11 @@ impl Session {
                 Event::Prefilled(_) | Event::Token(_) => {}
             }
         }
+    }
+
+    /// The device.
+    pub(in crate::command) const fn measured_on(&self) -> &MeasuredOn {
+        &self.measured_on
     }
 
     /// The counters of both processes.

@@ -5,13 +5,12 @@ use std::path::PathBuf;
 use hindsight_cpu_indexer::parameters::IndexParameters;
 use hindsight_gpu_worker::model::ModelConfig;
 use hindsight_protocol::arena::{ArenaConfig, Layout};
-use hindsight_protocol::device::Device;
 use hindsight_protocol::geometry::Geometry;
 
 use super::run::arguments::MachineArguments;
 use crate::error::{Error, Exit};
 use crate::models::{GgufFile, Tokenizer};
-use crate::plan::{ArenaRequest, MemoryPlan, TrainedContext};
+use crate::plan::{ArenaRequest, CacheRequest, MemoryPlan, TrainedContext};
 use crate::supervise::Settings;
 use crate::topology::{Root, Topology, memory};
 
@@ -50,13 +49,14 @@ impl LocalModel {
 /// What the processes are started with, to hold `tokens` tokens.
 ///
 /// # Errors
-/// Cores or memory that were asked for cannot be had.
+/// A device, cores or memory that were asked for cannot be had.
 pub(super) fn settings(
     model: &LocalModel,
     machine: &MachineArguments,
     index: IndexParameters,
     tokens: usize,
 ) -> Result<Settings, Error> {
+    let device = machine.device()?;
     let geometry = geometry(&model.config, machine)?;
     let model_bytes = std::fs::metadata(&model.path).map_err(Error::internal)?.len();
     let capacity_tokens = tokens as u64;
@@ -66,7 +66,14 @@ pub(super) fn settings(
     let topology = Topology::read(&root);
     let placement = topology.choose(&machine.request())?;
     let selected = selected_blocks(&index, &geometry, tokens);
-    let cached = cache_blocks(selected, geometry.blocks(tokens));
+    let cache_blocks = CacheRequest {
+        asked: machine.gpu_kv_bytes.map(|size| size.as_u64()),
+        selected: selected as u64,
+        context: geometry.blocks(tokens) as u64,
+        heads: selecting_heads(&index, &geometry),
+        block_bytes: geometry.block_bytes() as u64,
+    }
+    .decide()?;
     let number = |value: usize| u32::try_from(value).map_err(Error::internal);
     let arena = ArenaConfig { geometry, capacity_tokens, max_selected_blocks: number(selected)? };
     let layout =
@@ -84,11 +91,12 @@ pub(super) fn settings(
     .decide(&topology)?;
     Ok(Settings {
         model: model.path.clone(),
-        device: Device::Cpu,
+        device,
+        mock_link: machine.mock_link.clone(),
         arena,
         memory,
         placement,
-        cache_blocks: number(cached)?,
+        cache_blocks: u32::try_from(cache_blocks).map_err(Error::internal)?,
         index,
         profile: None,
     })
@@ -101,10 +109,10 @@ fn selected_blocks(index: &IndexParameters, geometry: &Geometry, context: usize)
     geometry.blocks(context).min(top_k.saturating_add(always))
 }
 
-/// Blocks per head of the worker's cache: twice what a step may attend to, so that few of them come and go from step to
-/// step, but never more than half of the context unless a single step needs it.
-fn cache_blocks(selected: usize, context_blocks: usize) -> usize {
-    (2 * selected).min(context_blocks / 2).max(selected)
+/// KV heads of all layers that select keys; each has a cache on the device.
+fn selecting_heads(index: &IndexParameters, geometry: &Geometry) -> u64 {
+    let layers = geometry.layers as usize;
+    ((layers - index.dense_layers.min(layers)) * geometry.kv_heads as usize) as u64
 }
 
 fn geometry(model: &ModelConfig, machine: &MachineArguments) -> Result<Geometry, Error> {

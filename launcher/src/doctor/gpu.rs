@@ -9,8 +9,7 @@ pub(super) fn all(root: &Root, topology: &Topology) -> Vec<Check> {
         return vec![Check::good("gpu", "none: the CPU is the device")];
     }
     let names: Vec<&str> = topology.gpus.iter().map(|gpu| gpu.address.as_str()).collect();
-    let found = format!("{} (Hindsight does not use them yet)", names.join(", "));
-    let mut checks = vec![Check::good("gpu", found), driver(root)];
+    let mut checks = vec![Check::good("gpu", names.join(", ")), driver(root)];
     checks.extend(topology.gpus.iter().map(link));
     checks
 }

@@ -1,5 +1,6 @@
 //! What of this machine slows Hindsight down or stops it, and how to mend that.
 
+mod cuda;
 mod gpu;
 mod memory;
 mod processor;
@@ -114,6 +115,9 @@ pub fn examine(root: &Root) -> Findings {
         system::locked_memory(root, &topology),
     ];
     checks.extend(gpu::all(root, &topology));
+    if root.is_machine() {
+        checks.extend(cuda::all(topology.gpus.len()));
+    }
     let worst = checks.iter().map(|check| check.state).max().unwrap_or(State::Unknown);
     Findings { worst, checks }
 }

@@ -49,7 +49,7 @@ pub(super) fn locked_memory(root: &Root, topology: &Topology) -> Check {
     Check::slower(
         NAME,
         found,
-        "the arena cannot be locked for a GPU to read it",
+        "a larger KV cache may not be registered with a GPU: each block is then copied once more on its way",
         "ulimit -l unlimited (systemd: LimitMEMLOCK=infinity; docker run --ulimit memlock=-1)",
     )
 }

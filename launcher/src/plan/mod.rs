@@ -1,9 +1,13 @@
 //! What a run will need, worked out before anything is started.
 
 mod arena;
+mod cache;
 mod context;
+mod device;
 mod memory;
 
 pub use arena::{ArenaRequest, PageWish};
+pub use cache::CacheRequest;
 pub use context::{Context, ContextRequest, TrainedContext};
+pub use device::{ChosenDevice, DeviceWish, MeasuredOn};
 pub use memory::MemoryPlan;

@@ -8,6 +8,7 @@ use hindsight_protocol::telemetry::Telemetry;
 use indicatif::HumanBytes;
 use serde::Serialize;
 
+use crate::plan::ChosenDevice;
 use crate::report::placement::PlacementReport;
 use crate::supervise::Role;
 
@@ -33,6 +34,11 @@ pub struct RunSetting {
     /// Of these, bytes in layers that stay on the device whole.
     #[serde(skip)]
     pub dense_token_bytes: u64,
+    /// The device that computed.
+    pub device: ChosenDevice,
+    /// The link that the mock driver modelled: no time of the run was measured on a device then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub modelled_link: Option<String>,
     /// Bytes of the worker's block cache.
     pub cache_bytes: u64,
     /// Cores that the indexer may run on.
@@ -195,6 +201,10 @@ impl fmt::Display for RunReport {
             "speed     prefill {:.0} tokens/s, first token after {:.2} s, decode {:.1} tokens/s",
             self.prefill_tokens_per_s, self.time_to_first_token_s, self.decode_tokens_per_s
         )?;
+        writeln!(f, "device    {} ({})", self.setting.device, self.setting.device.why)?;
+        if let Some(link) = &self.setting.modelled_link {
+            writeln!(f, "          with a modelled link, {link}: times are no measurements")?;
+        }
         writeln!(f, "KV cache  {} in host memory", HumanBytes(self.kv_bytes))?;
         let share = self.link_bytes_per_token / self.full_link_bytes_per_token;
         match attention {

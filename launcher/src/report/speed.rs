@@ -7,6 +7,7 @@ use hindsight_protocol::records::AttentionPolicy;
 use serde::Serialize;
 
 use crate::metrics::Sample;
+use crate::plan::MeasuredOn;
 
 /// What a decode step's time goes to, in microseconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
@@ -74,6 +75,9 @@ impl Div<f64> for StepTimes {
 pub struct DecodeRow {
     /// The model, as the user named it.
     pub model: String,
+    /// The device.
+    #[serde(flatten)]
+    pub measured_on: MeasuredOn,
     /// The attention.
     pub attention: AttentionPolicy,
     /// Tokens before the first step.
@@ -103,6 +107,9 @@ pub struct DecodeRow {
 pub struct PrefillRow {
     /// The model, as the user named it.
     pub model: String,
+    /// The device.
+    #[serde(flatten)]
+    pub measured_on: MeasuredOn,
     /// The attention of the decode steps that would follow.
     pub attention: AttentionPolicy,
     /// Tokens of the prompt.

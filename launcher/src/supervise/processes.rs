@@ -8,11 +8,11 @@ use hindsight_protocol::arena::{Arena, ArenaConfig, ArenaError, ArenaMemory, Nod
 use hindsight_protocol::control::messages::{
     Failure, FromIndexer, FromWorker, Generate, Generated, Score, ToIndexer, ToWorker,
 };
-use hindsight_protocol::device::Device;
 use hindsight_protocol::telemetry::TelemetryPage;
 
 use super::child::{Child, Heard, Role};
 use crate::error::{Error, Exit};
+use crate::plan::{ChosenDevice, MeasuredOn};
 use crate::profile::ProfileFolder;
 use crate::topology::Choice;
 
@@ -29,7 +29,9 @@ pub struct Settings {
     /// The model's GGUF file.
     pub model: PathBuf,
     /// Where the worker computes.
-    pub device: Device,
+    pub device: ChosenDevice,
+    /// The link that the mock driver shall model, if it drives the device.
+    pub mock_link: Option<String>,
     /// The arena to make.
     pub arena: ArenaConfig,
     /// Where its memory comes from.
@@ -42,6 +44,14 @@ pub struct Settings {
     pub index: IndexParameters,
     /// Where the children record what they do, if the run is profiled.
     pub profile: Option<ProfileFolder>,
+}
+
+impl Settings {
+    /// The device, as results name it.
+    #[must_use]
+    pub fn measured_on(&self) -> MeasuredOn {
+        MeasuredOn { device: self.device.used, modelled_link: self.mock_link.clone() }
+    }
 }
 
 /// What is heard while a text is generated.
@@ -83,10 +93,11 @@ impl Processes {
         let (arena, arena_refused) = create_arena(&settings)?;
         let telemetry = create_telemetry()?;
         // For weights in formats that candle multiplies: its threads, too, keep off the indexer's core.
-        let candle =
-            [("CANDLE_NUM_THREADS", settings.placement.worker_cpus.value.len().to_string())];
+        let candle_threads = settings.placement.worker_cpus.value.len().to_string();
+        let mut environment = vec![("CANDLE_NUM_THREADS", candle_threads)];
+        environment.extend(settings.mock_link.iter().map(|link| ("MOCK_LINK", link.clone())));
         let indexer = Child::start(Role::CpuIndexer, &arena, &[]).map_err(no_process)?;
-        let worker = Child::start(Role::GpuWorker, &arena, &candle).map_err(no_process)?;
+        let worker = Child::start(Role::GpuWorker, &arena, &environment).map_err(no_process)?;
         let mut processes =
             Self { worker, indexer, telemetry, indexer_cores: Vec::new(), arena_refused };
         match processes.configure(settings).await {
@@ -107,7 +118,7 @@ impl Processes {
         let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
         let start: ToWorker<SamplingParameters> = ToWorker::Start {
             model,
-            device,
+            device: device.used,
             cache_blocks,
             prefill_threads: count(placement.prefill_threads),
             decode_cores: placement.worker_cpus.value.as_slice().to_vec(),

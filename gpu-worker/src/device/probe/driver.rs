@@ -20,7 +20,9 @@ impl Driver {
         match init() {
             Ok(()) => {}
             Err(DriverError(CUresult::CUDA_ERROR_STUB_LIBRARY)) => {
-                return Err(DeviceUnavailable::NoDriver(why_not_there()));
+                let why = missing(DRIVER_LIBRARY);
+                let why = why.unwrap_or_else(|| format!("{DRIVER_LIBRARY} is a stub for building"));
+                return Err(DeviceUnavailable::NoDriver(why));
             }
             // No GPU is not a fault of the driver's: it sees none.
             Err(DriverError(CUresult::CUDA_ERROR_NO_DEVICE)) => {}
@@ -83,12 +85,9 @@ fn fails(error: DriverError) -> DeviceUnavailable {
     DeviceUnavailable::DriverFails(error.to_string())
 }
 
-/// What the system says when the driver's library is opened.
-fn why_not_there() -> String {
-    // SAFETY: the library is NVIDIA's driver, or whatever the user has put in its place; that its initializers run is what
-    // happens when the driver is first called as well.
-    match unsafe { Library::new(DRIVER_LIBRARY) } {
-        Ok(_) => format!("{DRIVER_LIBRARY} is a stub for building"),
-        Err(error) => error.to_string(),
-    }
+/// What the system says when it cannot open a library; nothing if it can.
+pub(super) fn missing(library: &str) -> Option<String> {
+    // SAFETY: the library is NVIDIA's, or what the user has put in its place; that its initializers run is what happens
+    // when it is first called as well.
+    unsafe { Library::new(library) }.err().map(|error| error.to_string())
 }

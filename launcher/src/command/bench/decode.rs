@@ -71,6 +71,7 @@ async fn measure(arguments: &DecodeBenchArguments) -> Result<(), Error> {
     let progress = RunProgress::new(common.json);
     progress.begin_work(depths.len() as u64);
     progress.begin("loading the model");
+    let measured_on = settings.measured_on();
     let mut session = Session::start(settings, &[], &mut interrupts).await?;
     let outcome = async {
         let mut rows = Vec::new();
@@ -91,6 +92,7 @@ async fn measure(arguments: &DecodeBenchArguments) -> Result<(), Error> {
         println!("{}", serde_json::to_string(&rows).map_err(Error::internal)?);
     } else {
         print!("{}", decode_table(&rows));
+        measured_on.note().iter().for_each(|note| println!("{note}"));
         if rows.iter().any(|row| row.depth > model.config.trained_context) {
             println!("the model was trained on {} tokens", model.config.trained_context);
         }
@@ -143,6 +145,7 @@ async fn at_depth(
         let Spread { median, least, most } = Spread::of(&measured.tokens_per_s);
         DecodeRow {
             model: arguments.common.model.clone(),
+            measured_on: session.measured_on().clone(),
             attention: attention.into(),
             depth,
             synthetic_kv: synthetic,

@@ -51,6 +51,7 @@ async fn measure(arguments: &PrefillBenchArguments) -> Result<(), Error> {
     let progress = RunProgress::new(common.json);
     progress.begin_work(arguments.tokens.len() as u64 * u64::from(common.repeats));
     progress.begin("loading the model");
+    let measured_on = settings.measured_on();
     let mut session = Session::start(settings, &[], &mut interrupts).await?;
     // Each prompt has another beginning: nothing is known of it from the one before.
     let mut start = 0;
@@ -76,6 +77,7 @@ async fn measure(arguments: &PrefillBenchArguments) -> Result<(), Error> {
                 let Spread { median, least, most } = Spread::of(measured);
                 PrefillRow {
                     model: common.model.clone(),
+                    measured_on: measured_on.clone(),
                     attention: attention.into(),
                     tokens,
                     threads,
@@ -95,6 +97,7 @@ async fn measure(arguments: &PrefillBenchArguments) -> Result<(), Error> {
         println!("{}", serde_json::to_string(&rows).map_err(Error::internal)?);
     } else {
         print!("{}", prefill_table(&rows));
+        measured_on.note().iter().for_each(|note| println!("{note}"));
     }
     Ok(())
 }

@@ -19,6 +19,7 @@ use crate::eval::case::{Case, Key};
 use crate::eval::results::{Answer, Prediction, Results, ResultsError};
 use crate::eval::scoring::tidy;
 use crate::eval::summary::{Answered, LeftOut, Summary};
+use crate::plan::MeasuredOn;
 use crate::report::eval::table;
 use crate::report::eval_page;
 use crate::report::progress::RunProgress;
@@ -42,6 +43,9 @@ pub(super) struct Setting<P: Serialize> {
     model_bytes: u64,
     kv_dtype: String,
     block_tokens: u32,
+    /// The device, if it is not the CPU.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gpu: Option<MeasuredOn>,
     index: IndexParameters,
     prompts: P,
 }
@@ -59,6 +63,7 @@ impl<P: Serialize> Setting<P> {
             kv_dtype: hindsight_protocol::geometry::KvDtype::from(common.machine.kv_dtype)
                 .to_string(),
             block_tokens: common.machine.block_tokens,
+            gpu: common.machine.gpu()?,
             index: common.index.parameters()?,
             prompts,
         })

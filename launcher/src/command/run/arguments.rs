@@ -2,12 +2,15 @@
 
 use std::path::PathBuf;
 
+use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
+use hindsight_gpu_worker::device::probe::probe;
 use hindsight_gpu_worker::sampling::SamplingParameters;
 use hindsight_protocol::geometry::KvDtype;
 use hindsight_protocol::records::AttentionPolicy;
 
-use crate::plan::PageWish;
+use crate::error::Error;
+use crate::plan::{ChosenDevice, DeviceWish, MeasuredOn, PageWish};
 use crate::topology::{CpuList, Placement, Request};
 
 /// Read a prompt and write the model's answer to standard output
@@ -167,6 +170,18 @@ impl SamplingArguments {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Machine")]
 pub struct MachineArguments {
+    /// Device that computes: auto (the first GPU, or else the CPU), cpu, or cuda:0 and so on
+    #[arg(long, env = "HINDSIGHT_DEVICE", default_value_t = DeviceWish::Auto)]
+    pub device: DeviceWish,
+
+    /// Size of the block cache on the device, such as 512MiB [default: what two steps attend to]
+    #[arg(long, env = "HINDSIGHT_GPU_KV_BYTES", value_name = "SIZE")]
+    pub gpu_kv_bytes: Option<ByteSize>,
+
+    /// Link that the mock driver models, such as gen4x16; its times are modelled, not measured
+    #[arg(long, value_name = "NAME", hide_short_help = true)]
+    pub mock_link: Option<String>,
+
     /// CPUs to use in all, the indexer's among them [default: one of each core]
     #[arg(long, env = "HINDSIGHT_THREADS")]
     pub threads: Option<usize>,
@@ -205,6 +220,28 @@ pub struct MachineArguments {
 }
 
 impl MachineArguments {
+    /// The device.
+    ///
+    /// # Errors
+    /// It was asked for and cannot be used, or a link shall be modelled that is real.
+    pub(in crate::command) fn device(&self) -> Result<ChosenDevice, Error> {
+        let device = self.device.decide(probe)?;
+        if let Some(link) = &self.mock_link {
+            device.check_mock_link(link)?;
+        }
+        Ok(device)
+    }
+
+    /// The device, if it is not the CPU.
+    ///
+    /// # Errors
+    /// As [`Self::device`].
+    pub(in crate::command) fn gpu(&self) -> Result<Option<MeasuredOn>, Error> {
+        let device = self.device()?.used;
+        let modelled_link = self.mock_link.clone();
+        Ok(device.is_cuda().then_some(MeasuredOn { device, modelled_link }))
+    }
+
     /// What is asked of the machine's cores.
     pub(in crate::command) fn request(&self) -> Request {
         Request {

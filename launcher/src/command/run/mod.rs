@@ -247,6 +247,8 @@ fn setting(arguments: &RunArguments, plan: &Plan, processes: &Processes) -> RunS
         prompt_tokens: plan.prompt.len(),
         token_bytes,
         dense_token_bytes: token_bytes / layers as u64 * dense as u64,
+        device: plan.settings.device.clone(),
+        modelled_link: plan.settings.mock_link.clone(),
         cache_bytes: (cached * geometry.block_bytes()) as u64
             * u64::from(plan.settings.cache_blocks),
         indexer_cores: processes.indexer_cores().to_vec(),
