@@ -100,15 +100,18 @@ impl<'a, D: Device> Bench<'a, D> {
         launched.map_err(|error| Failure::Device { case: self.case.clone(), error })
     }
 
-    /// Compares floats with the reference; -inf must be -inf.
+    /// Compares floats with the reference; -inf must be -inf. Scores that are `sharpness` times as large as usual have
+    /// errors as many times as large.
     pub(super) fn close(
         &self,
         what: &'static str,
         got: &[f32],
         want: &[f64],
+        sharpness: f32,
     ) -> Result<(), Failure<D::Error>> {
+        let tolerance = TOLERANCE * f64::from(sharpness);
         let near = |got: f64, want: f64| {
-            got == want || (got - want).abs() <= TOLERANCE * want.abs().max(1.0)
+            got == want || (got - want).abs() <= tolerance * want.abs().max(1.0)
         };
         self.all(what, got, want, |&got, &want| near(got.into(), want))
     }

@@ -63,8 +63,8 @@ fn check_case<D: Device>(
         };
         let want: Vec<f64> =
             (0..dim).map(|d| if total > 0.0 { column(d) / total } else { 0.0 }).collect();
-        bench.close("out", &out[head * dim..(head + 1) * dim], &want)?;
-        bench.close("lse", &lse[head..=head], &[total.ln()])?;
+        bench.close("out", &out[head * dim..(head + 1) * dim], &want, 1.0)?;
+        bench.close("lse", &lse[head..=head], &[total.ln()], 1.0)?;
     }
     Ok(())
 }

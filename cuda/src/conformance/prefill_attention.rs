@@ -47,7 +47,7 @@ pub(super) fn check<D: Device>(bench: &mut Bench<'_, D>) -> Result<(), Failure<D
                     // A part that half of the tokens see, and one that none sees.
                     (8, 1000, vec![(1004, 8), (1012, 70), (900, 9)]),
                     // No key at first.
-                    (3, 10, vec![(13, 4), (0, 13)]),
+                    (3, 10, vec![(13, 4), (20, 5), (0, 13)]),
                     (150, 7, vec![(0, 157)]),
                 ];
                 for (tokens, query_start, parts) in
@@ -144,8 +144,8 @@ impl Case {
                 );
             }
             let (want, want_lse) = reference::attend(query, &seen, scale);
-            bench.close("out", &out[row * dim..(row + 1) * dim], &want)?;
-            bench.close("lse", &lse[row..=row], &[want_lse])?;
+            bench.close("out", &out[row * dim..(row + 1) * dim], &want, 1.0)?;
+            bench.close("lse", &lse[row..=row], &[want_lse], 1.0)?;
         }
         Ok(())
     }
