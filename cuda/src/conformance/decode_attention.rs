@@ -1,7 +1,7 @@
 //! Decode attention over two halves of each head's list, and their merge.
 
 use super::{
-    Device, Failure,
+    Device, Outcome,
     bench::{Bench, Output},
     cache::{Cache, HIGH_SLOTS, Layout, generator, random},
     reference,
@@ -24,7 +24,7 @@ struct Case {
     seed: u32,
 }
 
-pub(super) fn check<D: Device>(bench: &mut Bench<'_, D>) -> Result<(), Failure<D::Error>> {
+pub(super) fn check<D: Device>(bench: &mut Bench<'_, D>) -> Outcome<(), D> {
     let mut seed = 0_u32;
     for element in [Element::F16, Element::Bf16] {
         for dim in launch::HEAD_DIMS {
@@ -50,7 +50,7 @@ pub(super) fn check<D: Device>(bench: &mut Bench<'_, D>) -> Result<(), Failure<D
 }
 
 impl Case {
-    fn check<D: Device>(&self, bench: &mut Bench<'_, D>) -> Result<(), Failure<D::Error>> {
+    fn check<D: Device>(&self, bench: &mut Bench<'_, D>) -> Outcome<(), D> {
         let Layout { element, dim, block_tokens } = self.layout;
         bench.case(format!(
             "decode attention, {element}, heads of {dim}, group {}, blocks of {block_tokens}, tokens {:?}, splits {:?}, slots from {}, sharpness {}",
@@ -146,7 +146,7 @@ fn merge<D: Device>(
     splits: u32,
     heads: usize,
     dim: usize,
-) -> Result<(Vec<f32>, Vec<f32>), Failure<D::Error>> {
+) -> Outcome<(Vec<f32>, Vec<f32>), D> {
     let out = bench.output(&vec![f32::NAN; heads * dim])?;
     let lse = bench.output(&vec![f32::NAN; heads])?;
     let skipped = (heads * size_of::<f32>()) as u64;

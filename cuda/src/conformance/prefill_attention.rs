@@ -1,7 +1,7 @@
 //! Causal attention of a chunk to parts of the keys, compared after every part.
 
 use super::{
-    Device, Failure,
+    Device, Outcome,
     bench::Bench,
     cache::{Cache, HIGH_SLOTS, Layout, generator, random},
     reference,
@@ -22,7 +22,7 @@ struct Case {
     seed: u32,
 }
 
-pub(super) fn check<D: Device>(bench: &mut Bench<'_, D>) -> Result<(), Failure<D::Error>> {
+pub(super) fn check<D: Device>(bench: &mut Bench<'_, D>) -> Outcome<(), D> {
     let mut seed = 0_u32;
     for element in [Element::F16, Element::Bf16] {
         for dim in launch::HEAD_DIMS {
@@ -66,7 +66,7 @@ pub(super) fn check<D: Device>(bench: &mut Bench<'_, D>) -> Result<(), Failure<D
 }
 
 impl Case {
-    fn check<D: Device>(&self, bench: &mut Bench<'_, D>) -> Result<(), Failure<D::Error>> {
+    fn check<D: Device>(&self, bench: &mut Bench<'_, D>) -> Outcome<(), D> {
         let Layout { element, dim, block_tokens } = self.layout;
         bench.case(format!(
             "prefill attention, {element}, heads of {dim}, group {}, blocks of {block_tokens}, {} tokens from {}, keys {:?}, slots from {}",
@@ -129,7 +129,7 @@ impl Case {
         parts: &[(usize, Cache)],
         out: &[f32],
         lse: &[f32],
-    ) -> Result<(), Failure<D::Error>> {
+    ) -> Outcome<(), D> {
         let (dim, heads) = (self.layout.dim, KV_HEADS * self.group as usize);
         for (row, query) in queries.chunks_exact(dim).enumerate() {
             let (position, kv_head) =
