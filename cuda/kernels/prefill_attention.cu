@@ -65,13 +65,9 @@ __device__ __forceinline__ void scores(const float* query, const uint4* tile, fl
     for (unsigned k = 0; k < S::THREAD_KEYS; k++) widen<T>(tile[(key + k * S::PIECES) * S::STRIDE + piece], keys[k]);
 #pragma unroll
     for (unsigned r = 0; r < THREAD_ROWS; r++) {
-      const float4* part = reinterpret_cast<const float4*>(query + (row + r * S::ROW_STEP) * S::QUERY_STRIDE + piece * PIECE);
-      const float4 low = part[0], high = part[1];
+      const float* part = query + (row + r * S::ROW_STEP) * S::QUERY_STRIDE + piece * PIECE;
 #pragma unroll
-      for (unsigned k = 0; k < S::THREAD_KEYS; k++) {
-        score[r][k] += low.x * keys[k][0] + low.y * keys[k][1] + low.z * keys[k][2] + low.w * keys[k][3];
-        score[r][k] += high.x * keys[k][4] + high.y * keys[k][5] + high.z * keys[k][6] + high.w * keys[k][7];
-      }
+      for (unsigned k = 0; k < S::THREAD_KEYS; k++) score[r][k] += dot(part, keys[k]);
     }
   }
 }

@@ -8,7 +8,8 @@ namespace emulator {
 
 namespace {
 
-constexpr size_t STACK_BYTES = 64 * 1024;
+// Not a power of two: the tops of all stacks would fall into one set of the cache.
+constexpr size_t STACK_BYTES = 64 * 1024 + 17 * 64;
 // As a float a NaN, as an index far outside of everything.
 constexpr int POISON = 0xff;
 
@@ -40,7 +41,7 @@ bool Block::run(dim3 grid, dim3 block, size_t shared_bytes, void (*body)(void**)
   }
   if (stacks_reserved_ < count) {
     std::free(stacks_);
-    stacks_ = static_cast<char*>(std::aligned_alloc(4096, count * STACK_BYTES));
+    stacks_ = static_cast<char*>(std::aligned_alloc(64, count * STACK_BYTES));
     stacks_reserved_ = count;
   }
   threads_.resize(count);

@@ -54,7 +54,10 @@ fn every_planted_fault_is_caught() {
 }
 
 /// Whether the suite fails with the fault in place.
-#[expect(clippy::print_stdout, reason = "how each fault shows, for whoever runs this with --nocapture")]
+#[expect(
+    clippy::print_stdout,
+    reason = "how each fault shows, for whoever runs this with --nocapture"
+)]
 fn caught(mutation: &Mutation, objects: &[PathBuf]) -> bool {
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     plant(mutation, folder.path());
