@@ -66,10 +66,7 @@ __device__ __forceinline__ void scores(const uint4* tile, const float* query, un
       widen<T>(tile[key * S::STRIDE + piece], keys);
 #pragma unroll
       for (unsigned h = 0; h < CHUNK; h++) {
-        const float4* part = reinterpret_cast<const float4*>(query + (chunk * CHUNK + h) * D + piece * PIECE);
-        const float4 low = part[0], high = part[1];
-        sums[h] += low.x * keys[0] + low.y * keys[1] + low.z * keys[2] + low.w * keys[3];
-        sums[h] += high.x * keys[4] + high.y * keys[5] + high.z * keys[6] + high.w * keys[7];
+        sums[h] += dot(query + (chunk * CHUNK + h) * D + piece * PIECE, keys);
       }
     }
 #pragma unroll

@@ -65,13 +65,9 @@ __device__ __forceinline__ void scores(const float* query, const uint4* tile, fl
     for (unsigned k = 0; k < S::THREAD_KEYS; k++) widen<T>(tile[(key + k * S::PIECES) * S::STRIDE + piece], keys[k]);
 #pragma unroll
     for (unsigned r = 0; r < THREAD_ROWS; r++) {
-      const float4* part = reinterpret_cast<const float4*>(query + (row + r * S::ROW_STEP) * S::QUERY_STRIDE + piece * PIECE);
-      const float4 low = part[0], high = part[1];
+      const float* part = query + (row + r * S::ROW_STEP) * S::QUERY_STRIDE + piece * PIECE;
 #pragma unroll
-      for (unsigned k = 0; k < S::THREAD_KEYS; k++) {
-        score[r][k] += low.x * keys[k][0] + low.y * keys[k][1] + low.z * keys[k][2] + low.w * keys[k][3];
-        score[r][k] += high.x * keys[k][4] + high.y * keys[k][5] + high.z * keys[k][6] + high.w * keys[k][7];
-      }
+      for (unsigned k = 0; k < S::THREAD_KEYS; k++) score[r][k] += dot(part, keys[k]);
     }
   }
 }
@@ -112,7 +108,7 @@ __device__ __forceinline__ void finish(const float (&sums)[PIECE], float maximum
   if (accumulate) {
     if (part == negative_infinity()) return;
     const float largest = fmaxf(before, part);
-    const float weight_before = exp2f((before - largest) * LOG2_E), weight_part = exp2f((part - largest) * LOG2_E);
+    const float weight_before = part_weight(before, largest), weight_part = part_weight(part, largest);
     kept = weight_before / (weight_before + weight_part);
     added *= weight_part / (weight_before + weight_part);
   }
@@ -123,8 +119,7 @@ __device__ __forceinline__ void finish(const float (&sums)[PIECE], float maximum
 // Log-sum-exp of two sets of keys.
 __device__ __forceinline__ float merge(float a, float b) {
   const float largest = fmaxf(a, b);
-  if (largest == negative_infinity()) return largest;
-  return largest + log2f(exp2f((a - largest) * LOG2_E) + exp2f((b - largest) * LOG2_E)) * LN_2;
+  return largest + log2f(part_weight(a, largest) + part_weight(b, largest)) * LN_2;
 }
 
 template <typename T, unsigned D>

@@ -8,7 +8,8 @@ namespace emulator {
 
 namespace {
 
-constexpr size_t STACK_BYTES = 64 * 1024;
+// Not a power of two: the tops of all stacks would fall into one set of the cache.
+constexpr size_t STACK_BYTES = 64 * 1024 + 17 * 64;
 // As a float a NaN, as an index far outside of everything.
 constexpr int POISON = 0xff;
 
@@ -40,7 +41,7 @@ bool Block::run(dim3 grid, dim3 block, size_t shared_bytes, void (*body)(void**)
   }
   if (stacks_reserved_ < count) {
     std::free(stacks_);
-    stacks_ = static_cast<char*>(std::aligned_alloc(4096, count * STACK_BYTES));
+    stacks_ = static_cast<char*>(std::aligned_alloc(64, count * STACK_BYTES));
     stacks_reserved_ = count;
   }
   threads_.resize(count);
@@ -116,19 +117,25 @@ void Block::enter() {
   std::abort();
 }
 
-// Who runs next, and in which order. Seeded orders hold some threads back now and then, so that others run ahead.
+// Who runs next, and in which order.
 void Block::arrange() {
   running_.swap(released_);
   released_.clear();
   if (order_ == 1) std::reverse(running_.begin(), running_.end());
   if (order_ > 1 && !running_.empty()) {
     for (size_t i = running_.size() - 1; i > 0; i--) std::swap(running_[i], running_[random() % (i + 1)]);
-    if (random() % 2 == 0) {
-      const size_t kept = 1 + random() % running_.size();
-      released_.assign(running_.begin() + static_cast<std::ptrdiff_t>(kept), running_.end());
-      running_.resize(kept);
-    }
+    const size_t kept = held_back_from();
+    released_.assign(running_.begin() + static_cast<std::ptrdiff_t>(kept), running_.end());
+    running_.resize(kept);
   }
+}
+
+// The first of the shuffled threads that must wait for another turn.
+size_t Block::held_back_from() {
+  if (order_ % 2 == 0) return random() % 2 == 0 ? running_.size() : 1 + random() % running_.size();
+  const auto in_favourite = [this](const Thread* thread) { return thread->linear / WARP_LANES == favourite_; };
+  if (std::none_of(running_.begin(), running_.end(), in_favourite)) favourite_ = running_[0]->linear / WARP_LANES;
+  return static_cast<size_t>(std::partition(running_.begin(), running_.end(), in_favourite) - running_.begin());
 }
 
 void Block::wait(Thread::State state, Place place) {

@@ -46,6 +46,8 @@ inline To bits(From value) {
   return result;
 }
 
+inline float larger(float a, float b) { return a > b || b != b ? a : b; }
+
 }  // namespace emulator
 
 inline float __int_as_float(int value) { return emulator::bits<float>(value); }
@@ -53,6 +55,9 @@ inline float __uint_as_float(unsigned value) { return emulator::bits<float>(valu
 inline unsigned __float_as_uint(float value) { return emulator::bits<unsigned>(value); }
 
 using std::isfinite;
+
+// The C library's takes a call.
+#define fmaxf(a, b) ::emulator::larger(a, b)
 
 template <typename T>
 inline T atomicAdd(T* target, T value) {

@@ -3,6 +3,10 @@
 
 #include "../device.hpp"
 
+#if defined(__F16C__)
+#include <immintrin.h>
+#endif
+
 struct __half_raw {
   unsigned short x;
 };
@@ -41,6 +45,13 @@ inline unsigned short narrow_half(float value) {
 
 }  // namespace emulator
 
-inline float2 __half22float2(__half2 pair) { return {emulator::widen_half(pair.low), emulator::widen_half(pair.high)}; }
+inline float2 __half22float2(__half2 pair) {
+#if defined(__F16C__)
+  const __m128 two = _mm_cvtph_ps(_mm_cvtsi32_si128(static_cast<int>(pair.low | static_cast<unsigned>(pair.high) << 16)));
+  return {two[0], two[1]};
+#else
+  return {emulator::widen_half(pair.low), emulator::widen_half(pair.high)};
+#endif
+}
 inline __half __float2half_rn(float value) { return {emulator::narrow_half(value)}; }
 inline unsigned short __half_as_ushort(__half value) { return value.bits; }
