@@ -1,5 +1,6 @@
 //! What of this machine slows Hindsight down or stops it, and how to mend that.
 
+mod conformance;
 mod cuda;
 mod gpu;
 mod memory;
@@ -8,6 +9,7 @@ mod system;
 #[cfg(test)]
 mod tests;
 
+pub use conformance::{CaseReport, ConformanceReport};
 use serde::Serialize;
 
 use crate::error::Exit;

@@ -78,22 +78,27 @@ impl DeviceWish {
             gpu,
             why,
         };
-        let unavailable = |error: DeviceUnavailable| {
-            let message = format!("--device {self}: {error}");
-            Error::new(Exit::Device, error.kind(), message).with_hint(error.hint())
-        };
         match self {
-            Self::Named(device) => probe(device)
-                .map(|found| chosen(found, "asked for".to_owned()))
-                .map_err(unavailable),
+            Self::Named(device) => match probe(device) {
+                Ok(found) => Ok(chosen(found, "asked for".to_owned())),
+                Err(why) => Err(device_unavailable(device, &why)),
+            },
             Self::Auto => match probe(Device::Cuda(0)) {
                 Ok(found) => Ok(chosen(found, "the first GPU".to_owned())),
-                Err(why) => probe(Device::Cpu)
-                    .map(|found| chosen(found, why.to_string()))
-                    .map_err(unavailable),
+                Err(why) => match probe(Device::Cpu) {
+                    Ok(found) => Ok(chosen(found, why.to_string())),
+                    Err(error) => Err(device_unavailable(Device::Cpu, &error)),
+                },
             },
         }
     }
+}
+
+/// The error of a device that was asked for and cannot be used.
+#[must_use]
+pub fn device_unavailable(device: Device, why: &DeviceUnavailable) -> Error {
+    let message = format!("--device {device}: {why}");
+    Error::new(Exit::Device, why.kind(), message).with_hint(why.hint())
 }
 
 impl ChosenDevice {
