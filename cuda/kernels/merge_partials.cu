@@ -12,14 +12,12 @@ extern "C" __global__ void __launch_bounds__(128)
   float largest = negative_infinity();
   for (unsigned split = 0; split < splits; split++) largest = fmaxf(largest, partial_lse[split * heads + head]);
   float total = 0.0f;
-  if (largest != negative_infinity()) {
-    for (unsigned split = 0; split < splits; split++) total += exp2f((partial_lse[split * heads + head] - largest) * LOG2_E);
-  }
+  for (unsigned split = 0; split < splits; split++) total += part_weight(partial_lse[split * heads + head], largest);
   for (unsigned d = threadIdx.x; d < dim; d += blockDim.x) {
     float sum = 0.0f;
     if (total > 0.0f) {
       for (unsigned split = 0; split < splits; split++) {
-        const float weight = exp2f((partial_lse[split * heads + head] - largest) * LOG2_E);
+        const float weight = part_weight(partial_lse[split * heads + head], largest);
         sum += weight * partial_out[(static_cast<unsigned long long>(split) * heads + head) * dim + d];
       }
       sum /= total;

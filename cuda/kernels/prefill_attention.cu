@@ -112,7 +112,7 @@ __device__ __forceinline__ void finish(const float (&sums)[PIECE], float maximum
   if (accumulate) {
     if (part == negative_infinity()) return;
     const float largest = fmaxf(before, part);
-    const float weight_before = exp2f((before - largest) * LOG2_E), weight_part = exp2f((part - largest) * LOG2_E);
+    const float weight_before = part_weight(before, largest), weight_part = part_weight(part, largest);
     kept = weight_before / (weight_before + weight_part);
     added *= weight_part / (weight_before + weight_part);
   }
@@ -123,8 +123,7 @@ __device__ __forceinline__ void finish(const float (&sums)[PIECE], float maximum
 // Log-sum-exp of two sets of keys.
 __device__ __forceinline__ float merge(float a, float b) {
   const float largest = fmaxf(a, b);
-  if (largest == negative_infinity()) return largest;
-  return largest + log2f(exp2f((a - largest) * LOG2_E) + exp2f((b - largest) * LOG2_E)) * LN_2;
+  return largest + log2f(part_weight(a, largest) + part_weight(b, largest)) * LN_2;
 }
 
 template <typename T, unsigned D>

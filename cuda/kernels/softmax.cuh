@@ -28,6 +28,11 @@ __device__ __forceinline__ float rescale_factor(float before, float now) {
   return before == negative_infinity() ? 0.0f : exp2f(before - now);
 }
 
+// What a part of the keys counts for among parts whose largest natural log-sum-exp is `largest`; nothing if it has no key.
+__device__ __forceinline__ float part_weight(float part, float largest) {
+  return part == negative_infinity() ? 0.0f : exp2f((part - largest) * LOG2_E);
+}
+
 // Natural log-sum-exp of scores whose largest is `maximum` (base 2), and whose weights relative to it add up to `sum`.
 __device__ __forceinline__ float natural_log_sum_exp(float maximum, float sum) {
   return sum > 0.0f ? (maximum + log2f(sum)) * LN_2 : negative_infinity();

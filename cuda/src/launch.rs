@@ -269,3 +269,84 @@ fn grid_size(blocks: u64) -> Result<u32, UnsupportedShape> {
         .filter(|&blocks| blocks <= i32::MAX as u32)
         .ok_or(UnsupportedShape::Grid(blocks))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn decode_has_a_block_for_each_head_and_split() {
+        let launch =
+            decode_attention(Element::Bf16, 128, 8, 4, 16, 6).expect("a shape that is served");
+        assert_eq!(launch.name, "decode_attention_bf16_d128");
+        assert_eq!((launch.grid, launch.block), ([8, 6, 1], [128, 1, 1]));
+        // Four queries of 128 floats, and as many scores for each of 64 keys.
+        assert_eq!(launch.shared_bytes, 4 * (4 * 128 + 4 * 64));
+    }
+
+    #[test]
+    fn every_launch_fits_the_shared_memory_that_needs_no_opting_in() {
+        // What ptxas reports of the kernels' own arrays, at most.
+        const STATIC_BYTES: u32 = 21 * 1024;
+        for head_dim in HEAD_DIMS {
+            for group in 1..=MAX_GROUP {
+                let launch = decode_attention(Element::F16, head_dim, 1, group, 16, 1)
+                    .expect("a shape that is served");
+                assert!(
+                    launch.shared_bytes + STATIC_BYTES <= 48 * 1024,
+                    "{head_dim}, {group}: {}",
+                    launch.shared_bytes
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn prefill_tiles_hold_whole_tokens() {
+        let blocks = |head_dim, tokens, group| {
+            prefill_attention(Element::F16, head_dim, tokens, 2, group, 16)
+                .map(|launch| launch.grid)
+        };
+        assert_eq!(blocks(64, 512, 1), Ok([8, 2, 1]));
+        // 64 rows are 21 tokens of three heads.
+        assert_eq!(blocks(64, 43, 3), Ok([3, 2, 1]));
+        assert_eq!(blocks(256, 5, 16), Ok([5, 2, 1]));
+    }
+
+    #[test]
+    fn append_has_a_thread_for_each_piece_of_each_row() {
+        let launch = append(Element::F16, 3, 2, 64, 16).expect("a shape that is served");
+        assert_eq!((launch.name.as_str(), launch.grid), ("append_f16", [1, 1, 1]));
+        assert_eq!(
+            append(Element::F16, 512, 8, 128, 16).map(|launch| launch.grid),
+            Ok([1024, 1, 1])
+        );
+        assert!(matches!(
+            append(Element::F16, u32::MAX, 64, 256, 16),
+            Err(UnsupportedShape::Grid(_))
+        ));
+    }
+
+    #[test]
+    fn shapes_without_a_kernel_are_named() {
+        let decode = |head_dim, group, block_tokens, splits| {
+            decode_attention(Element::F16, head_dim, 2, group, block_tokens, splits)
+                .map(|launch| launch.name)
+        };
+        assert_eq!(decode(96, 1, 16, 1), Err(UnsupportedShape::HeadDim(96)));
+        assert_eq!(decode(64, 0, 16, 1), Err(UnsupportedShape::Group(0)));
+        assert_eq!(decode(64, 17, 16, 1), Err(UnsupportedShape::Group(17)));
+        assert_eq!(decode(64, 1, 12, 1), Err(UnsupportedShape::BlockTokens(12)));
+        assert_eq!(decode(64, 1, 72, 1), Err(UnsupportedShape::BlockTokens(72)));
+        assert_eq!(decode(64, 1, 16, 0), Err(UnsupportedShape::Empty("splits")));
+        assert_eq!(decode(64, 1, 16, 70_000), Err(UnsupportedShape::Grid(70_000)));
+        assert_eq!(
+            gather_blocks(1, 24).map(|launch| launch.name),
+            Err(UnsupportedShape::BlockBytes(24))
+        );
+        assert_eq!(
+            append(Element::F16, 1, 1, 60, 16).map(|launch| launch.name),
+            Err(UnsupportedShape::RowLength(60))
+        );
+    }
+}

@@ -116,19 +116,25 @@ void Block::enter() {
   std::abort();
 }
 
-// Who runs next, and in which order. Seeded orders hold some threads back now and then, so that others run ahead.
+// Who runs next, and in which order.
 void Block::arrange() {
   running_.swap(released_);
   released_.clear();
   if (order_ == 1) std::reverse(running_.begin(), running_.end());
   if (order_ > 1 && !running_.empty()) {
     for (size_t i = running_.size() - 1; i > 0; i--) std::swap(running_[i], running_[random() % (i + 1)]);
-    if (random() % 2 == 0) {
-      const size_t kept = 1 + random() % running_.size();
-      released_.assign(running_.begin() + static_cast<std::ptrdiff_t>(kept), running_.end());
-      running_.resize(kept);
-    }
+    const size_t kept = held_back_from();
+    released_.assign(running_.begin() + static_cast<std::ptrdiff_t>(kept), running_.end());
+    running_.resize(kept);
   }
+}
+
+// The first of the shuffled threads that must wait for another turn.
+size_t Block::held_back_from() {
+  if (order_ % 2 == 0) return random() % 2 == 0 ? running_.size() : 1 + random() % running_.size();
+  const auto in_favourite = [this](const Thread* thread) { return thread->linear / WARP_LANES == favourite_; };
+  if (std::none_of(running_.begin(), running_.end(), in_favourite)) favourite_ = running_[0]->linear / WARP_LANES;
+  return static_cast<size_t>(std::partition(running_.begin(), running_.end(), in_favourite) - running_.begin());
 }
 
 void Block::wait(Thread::State state, Place place) {

@@ -1,7 +1,9 @@
 // Runs the threads of one CUDA thread block as fibers, one at a time, in an order that the caller chooses.
 //
-// A thread runs until it waits: at the block's barrier, or in a warp operation for the other lanes of its mask. So threads
-// get as far apart as the kernel's own synchronisation lets them, and a missing barrier shows as wrong values.
+// A thread runs until it waits: at the block's barrier, or in a warp operation for the other lanes of its mask. Orders: 0
+// runs the lowest thread first, 1 the highest; even seeds shuffle all threads and hold some back now and then; odd seeds let
+// one warp run as far as it gets before another runs. So threads get as far apart as the kernel's own synchronisation lets
+// them, and a missing barrier shows as wrong values.
 #pragma once
 
 #include <cstddef>
@@ -61,6 +63,7 @@ class Block {
   bool run_block();
   void wait(Thread::State state, Place place);
   void arrange();
+  size_t held_back_from();
   void release_barrier();
   void release_lanes(unsigned warp);
   void fail(const std::string& what);
@@ -83,6 +86,7 @@ class Block {
   void** arguments_ = nullptr;
   int order_ = 0;
   uint32_t seed_ = 1;
+  unsigned favourite_ = 0;  // the warp that runs ahead
   std::string error_;
 };
 

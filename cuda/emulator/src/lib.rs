@@ -16,8 +16,8 @@ pub use library::Library;
 
 /// Runs the kernel `name` over `grid` blocks of `block` threads with `shared_bytes` of dynamic shared memory.
 ///
-/// `order` chooses who runs first among threads that could run: 0 the lowest, 1 the highest, any other number is the
-/// seed of a random order.
+/// `order` chooses who runs first among threads that could run: 0 the lowest, 1 the highest. Other numbers are the seeds of
+/// random orders: even ones shuffle all threads, odd ones let one warp run as far as it gets before another runs.
 ///
 /// # Errors
 ///

@@ -4,7 +4,7 @@ use half::{bf16, f16};
 use rand_pcg::{Pcg64, rand_core::Rng};
 
 use super::{
-    Device, Failure,
+    Device, Outcome,
     bench::Bench,
     cache::{HIGH_SLOTS, Layout, generator, permutation, random},
     reference::{narrow, widen},
@@ -24,7 +24,7 @@ struct Case {
     first_slot: u32,
 }
 
-pub(super) fn check<D: Device>(bench: &mut Bench<'_, D>) -> Result<(), Failure<D::Error>> {
+pub(super) fn check<D: Device>(bench: &mut Bench<'_, D>) -> Outcome<(), D> {
     for element in [Element::F16, Element::Bf16] {
         for (dim, block_tokens, first_row, first_slot) in [
             (64, 16, 0, 0),
@@ -60,10 +60,7 @@ fn any_number(generator: &mut Pcg64) -> f32 {
 }
 
 /// Every 16-bit float, the ties beside it, and the next floats to these.
-fn check_rounding<D: Device>(
-    bench: &mut Bench<'_, D>,
-    element: Element,
-) -> Result<(), Failure<D::Error>> {
+fn check_rounding<D: Device>(bench: &mut Bench<'_, D>, element: Element) -> Outcome<(), D> {
     let mut numbers = Vec::new();
     for bits in 0..=u16::MAX {
         let exact = widen(element, bits).to_bits();
@@ -87,11 +84,7 @@ fn check_rounding<D: Device>(
 
 impl Case {
     /// `numbers`: keys [tokens, kv_heads, dim], then values.
-    fn check<D: Device>(
-        &self,
-        bench: &mut Bench<'_, D>,
-        numbers: &[f32],
-    ) -> Result<(), Failure<D::Error>> {
+    fn check<D: Device>(&self, bench: &mut Bench<'_, D>, numbers: &[f32]) -> Outcome<(), D> {
         let Layout { element, dim, block_tokens } = self.layout;
         bench.case(format!(
             "append, {element}, {} tokens of {} heads of {dim}, blocks of {block_tokens}, row {}, host {}, pool {}, slots from {}",

@@ -2,7 +2,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use super::{Device, Failure};
+use super::{Device, Failure, Outcome};
 use crate::launch::{Argument, Launch};
 
 /// What guards hold.
@@ -39,10 +39,7 @@ impl<'a, D: Device> Bench<'a, D> {
     }
 
     /// Memory for kernels to read.
-    pub(super) fn input<T: IntoBytes + Immutable>(
-        &mut self,
-        data: &[T],
-    ) -> Result<D::Buffer, Failure<D::Error>> {
+    pub(super) fn input<T: IntoBytes + Immutable>(&mut self, data: &[T]) -> Outcome<D::Buffer, D> {
         let buffer = self.device.upload(data.as_bytes());
         buffer.map_err(|error| Failure::Device { case: self.case.clone(), error })
     }
@@ -51,7 +48,7 @@ impl<'a, D: Device> Bench<'a, D> {
     pub(super) fn output<T: IntoBytes + Immutable>(
         &mut self,
         initial: &[T],
-    ) -> Result<Output<D::Buffer>, Failure<D::Error>> {
+    ) -> Outcome<Output<D::Buffer>, D> {
         let guard = vec![GUARD; self.device.guard_bytes()];
         let bytes = [&guard, initial.as_bytes(), &guard].concat();
         Ok(Output { buffer: self.input(&bytes)?, bytes: size_of_val(initial) })
@@ -71,7 +68,7 @@ impl<'a, D: Device> Bench<'a, D> {
     pub(super) fn read<T: FromBytes + IntoBytes + Immutable + Clone>(
         &mut self,
         output: &Output<D::Buffer>,
-    ) -> Result<Vec<T>, Failure<D::Error>> {
+    ) -> Outcome<Vec<T>, D> {
         let bytes = self.device.download(&output.buffer);
         let bytes = bytes.map_err(|error| Failure::Device { case: self.case.clone(), error })?;
         let guard = self.device.guard_bytes();
@@ -90,25 +87,24 @@ impl<'a, D: Device> Bench<'a, D> {
     }
 
     /// Runs a kernel of the suite.
-    pub(super) fn launch(
-        &mut self,
-        launch: &Launch,
-        arguments: &[Argument],
-    ) -> Result<(), Failure<D::Error>> {
+    pub(super) fn launch(&mut self, launch: &Launch, arguments: &[Argument]) -> Outcome<(), D> {
         // SAFETY: every check passes buffers of the sizes that the kernel's documentation asks for.
         let launched = unsafe { self.device.launch(launch, arguments) };
         launched.map_err(|error| Failure::Device { case: self.case.clone(), error })
     }
 
-    /// Compares floats with the reference; -inf must be -inf.
+    /// Compares floats with the reference; -inf must be -inf. Scores that are `sharpness` times as large as usual have
+    /// errors as many times as large.
     pub(super) fn close(
         &self,
         what: &'static str,
         got: &[f32],
         want: &[f64],
-    ) -> Result<(), Failure<D::Error>> {
+        sharpness: f32,
+    ) -> Outcome<(), D> {
+        let tolerance = TOLERANCE * f64::from(sharpness);
         let near = |got: f64, want: f64| {
-            got == want || (got - want).abs() <= TOLERANCE * want.abs().max(1.0)
+            got == want || (got - want).abs() <= tolerance * want.abs().max(1.0)
         };
         self.all(what, got, want, |&got, &want| near(got.into(), want))
     }
@@ -119,7 +115,7 @@ impl<'a, D: Device> Bench<'a, D> {
         what: &'static str,
         got: &[T],
         want: &[T],
-    ) -> Result<(), Failure<D::Error>> {
+    ) -> Outcome<(), D> {
         self.all(what, got, want, |got, want| got == want)
     }
 
@@ -130,7 +126,7 @@ impl<'a, D: Device> Bench<'a, D> {
         got: &[G],
         want: &[W],
         equal: impl Fn(&G, &W) -> bool,
-    ) -> Result<(), Failure<D::Error>> {
+    ) -> Outcome<(), D> {
         assert_eq!(got.len(), want.len(), "the suite compares outputs of the reference's size");
         let wrong = got.iter().zip(want).position(|(got, want)| !equal(got, want));
         wrong.map_or(Ok(()), |index| {

@@ -3,13 +3,13 @@
 use rand_pcg::rand_core::Rng;
 
 use super::{
-    Device, Failure,
+    Device, Outcome,
     bench::Bench,
     cache::{HIGH_SLOTS, generator, permutation},
 };
 use crate::launch::{self, Argument, Launch};
 
-pub(super) fn check<D: Device>(bench: &mut Bench<'_, D>) -> Result<(), Failure<D::Error>> {
+pub(super) fn check<D: Device>(bench: &mut Bench<'_, D>) -> Outcome<(), D> {
     for block_bytes in [16, 80, 2048, 4096, 8192, 65536] {
         for (blocks, grid, first_slot) in [(1, 1, 0), (7, 7, HIGH_SLOTS), (40, 3, 0)] {
             check_case(bench, block_bytes, blocks, grid, first_slot)?;
@@ -25,7 +25,7 @@ fn check_case<D: Device>(
     blocks: usize,
     grid: u32,
     first_slot: u32,
-) -> Result<(), Failure<D::Error>> {
+) -> Outcome<(), D> {
     bench.case(format!(
         "gather of {blocks} blocks of {block_bytes} bytes, grid {grid}, slots from {first_slot}"
     ));

@@ -1,7 +1,7 @@
 //! Merging random partial results, some of which are empty.
 
 use super::{
-    Device, Failure,
+    Device, Outcome,
     bench::Bench,
     cache::{generator, random},
 };
@@ -9,7 +9,7 @@ use crate::launch::{self, Argument};
 
 const HEADS: usize = 5;
 
-pub(super) fn check<D: Device>(bench: &mut Bench<'_, D>) -> Result<(), Failure<D::Error>> {
+pub(super) fn check<D: Device>(bench: &mut Bench<'_, D>) -> Outcome<(), D> {
     for dim in launch::HEAD_DIMS {
         for splits in [1, 2, 9, 33] {
             check_case(bench, dim as usize, splits)?;
@@ -18,11 +18,7 @@ pub(super) fn check<D: Device>(bench: &mut Bench<'_, D>) -> Result<(), Failure<D
     Ok(())
 }
 
-fn check_case<D: Device>(
-    bench: &mut Bench<'_, D>,
-    dim: usize,
-    splits: usize,
-) -> Result<(), Failure<D::Error>> {
+fn check_case<D: Device>(bench: &mut Bench<'_, D>, dim: usize, splits: usize) -> Outcome<(), D> {
     bench.case(format!("merge of {splits} partials of {HEADS} heads of {dim}"));
     let mut generator = generator(splits as u32);
     // The last head has no keys at all, and every third partial of the others is empty.
@@ -63,8 +59,8 @@ fn check_case<D: Device>(
         };
         let want: Vec<f64> =
             (0..dim).map(|d| if total > 0.0 { column(d) / total } else { 0.0 }).collect();
-        bench.close("out", &out[head * dim..(head + 1) * dim], &want)?;
-        bench.close("lse", &lse[head..=head], &[total.ln()])?;
+        bench.close("out", &out[head * dim..(head + 1) * dim], &want, 1.0)?;
+        bench.close("lse", &lse[head..=head], &[total.ln()], 1.0)?;
     }
     Ok(())
 }

@@ -99,6 +99,9 @@ pub enum Failure<E: Error> {
     Shape(#[from] UnsupportedShape),
 }
 
+/// What a step of a check comes to on a device `D`.
+type Outcome<T, D> = Result<T, Failure<<D as Device>::Error>>;
+
 /// The checks, one for each kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Check {

@@ -1,7 +1,7 @@
 //! Causal attention of a chunk to parts of the keys, compared after every part.
 
 use super::{
-    Device, Failure,
+    Device, Outcome,
     bench::Bench,
     cache::{Cache, HIGH_SLOTS, Layout, generator, random},
     reference,
@@ -22,7 +22,7 @@ struct Case {
     seed: u32,
 }
 
-pub(super) fn check<D: Device>(bench: &mut Bench<'_, D>) -> Result<(), Failure<D::Error>> {
+pub(super) fn check<D: Device>(bench: &mut Bench<'_, D>) -> Outcome<(), D> {
     let mut seed = 0_u32;
     for element in [Element::F16, Element::Bf16] {
         for dim in launch::HEAD_DIMS {
@@ -47,7 +47,7 @@ pub(super) fn check<D: Device>(bench: &mut Bench<'_, D>) -> Result<(), Failure<D
                     // A part that half of the tokens see, and one that none sees.
                     (8, 1000, vec![(1004, 8), (1012, 70), (900, 9)]),
                     // No key at first.
-                    (3, 10, vec![(13, 4), (0, 13)]),
+                    (3, 10, vec![(13, 4), (20, 5), (0, 13)]),
                     (150, 7, vec![(0, 157)]),
                 ];
                 for (tokens, query_start, parts) in
@@ -66,7 +66,7 @@ pub(super) fn check<D: Device>(bench: &mut Bench<'_, D>) -> Result<(), Failure<D
 }
 
 impl Case {
-    fn check<D: Device>(&self, bench: &mut Bench<'_, D>) -> Result<(), Failure<D::Error>> {
+    fn check<D: Device>(&self, bench: &mut Bench<'_, D>) -> Outcome<(), D> {
         let Layout { element, dim, block_tokens } = self.layout;
         bench.case(format!(
             "prefill attention, {element}, heads of {dim}, group {}, blocks of {block_tokens}, {} tokens from {}, keys {:?}, slots from {}",
@@ -129,7 +129,7 @@ impl Case {
         parts: &[(usize, Cache)],
         out: &[f32],
         lse: &[f32],
-    ) -> Result<(), Failure<D::Error>> {
+    ) -> Outcome<(), D> {
         let (dim, heads) = (self.layout.dim, KV_HEADS * self.group as usize);
         for (row, query) in queries.chunks_exact(dim).enumerate() {
             let (position, kv_head) =
@@ -144,8 +144,8 @@ impl Case {
                 );
             }
             let (want, want_lse) = reference::attend(query, &seen, scale);
-            bench.close("out", &out[row * dim..(row + 1) * dim], &want)?;
-            bench.close("lse", &lse[row..=row], &[want_lse])?;
+            bench.close("out", &out[row * dim..(row + 1) * dim], &want, 1.0)?;
+            bench.close("lse", &lse[row..=row], &[want_lse], 1.0)?;
         }
         Ok(())
     }
