@@ -3,15 +3,12 @@
 use std::fmt;
 use std::str::FromStr;
 
-use hindsight_gpu_worker::device::probe::GpuDescription;
+use hindsight_gpu_worker::device::probe::{GpuDescription, MOCK_DEVICE};
 use hindsight_gpu_worker::device::{DeviceDescription, DeviceUnavailable};
 use hindsight_protocol::device::{Device, ParseDeviceError};
 use serde::{Serialize, Serializer};
 
 use crate::error::{Error, Exit};
-
-/// What the mock driver calls its device; see docs/cuda.md.
-const MOCK_DEVICE: &str = "Hindsight mock device";
 
 /// `--device`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
