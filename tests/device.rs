@@ -77,6 +77,17 @@ fn the_size_of_the_block_cache_is_what_was_asked_for() {
 }
 
 #[test]
+fn the_processor_computes_what_a_device_must() {
+    let output =
+        hindsight().args(["doctor", "--gpu", "--device", "cpu", "--json"]).output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["device"], "cpu");
+    let cases = report["cases"].as_array().unwrap();
+    assert!(!cases.is_empty() && cases.iter().all(|case| case["passed"] == true), "{report}");
+}
+
+#[test]
 fn a_link_is_modelled_for_the_mock_device_alone() {
     let refused = error(&["--mock-link", "gen4x16"], 2);
     assert_eq!(refused["kind"], "no_mock_device");

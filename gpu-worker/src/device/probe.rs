@@ -11,6 +11,9 @@ mod driver;
 /// The driver that CUDA programs find on their own, by the name they look for.
 pub const DRIVER_LIBRARY: &str = "libcuda.so.1";
 
+/// What the device of the mock driver calls itself (docs/cuda/mock-driver.md). Nothing but our kernels runs on it.
+pub const MOCK_DEVICE: &str = "Hindsight mock device";
+
 /// The release of CUDA that kernels are compiled with; older drivers do not load them.
 const TOOLKIT: Version = Version { major: 13, minor: 0 };
 
@@ -30,6 +33,14 @@ pub struct DeviceDescription {
     /// What else is known of a GPU.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     pub gpu: Option<GpuDescription>,
+}
+
+impl DeviceDescription {
+    /// Whether it is the mock driver's.
+    #[must_use]
+    pub fn is_mock(&self) -> bool {
+        self.name == MOCK_DEVICE
+    }
 }
 
 /// What is known of a GPU.

@@ -20,9 +20,9 @@ pub(super) fn all(expected: usize) -> Vec<Check> {
     };
     let built = built_for().map_or_else(String::new, |version| format!(" for {version}"));
     let mut checks = vec![Check::good(NAME, format!("in this build{built}; the driver works"))];
-    let usable = seen.iter().any(Result::is_ok);
+    let multiplies = seen.iter().flatten().any(|device| !device.is_mock());
     checks.extend(seen.into_iter().map(gpu));
-    if usable {
+    if multiplies {
         checks.push(libraries());
     }
     checks

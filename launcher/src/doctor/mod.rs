@@ -1,13 +1,17 @@
 //! What of this machine slows Hindsight down or stops it, and how to mend that.
 
+mod conformance;
 mod cuda;
 mod gpu;
 mod memory;
+#[cfg(feature = "cuda")]
+mod nvml;
 mod processor;
 mod system;
 #[cfg(test)]
 mod tests;
 
+pub use conformance::{CaseReport, ConformanceReport};
 use serde::Serialize;
 
 use crate::error::Exit;
@@ -117,6 +121,8 @@ pub fn examine(root: &Root) -> Findings {
     checks.extend(gpu::all(root, &topology));
     if root.is_machine() {
         checks.extend(cuda::all(topology.gpus.len()));
+        #[cfg(feature = "cuda")]
+        checks.extend(nvml::all());
     }
     let worst = checks.iter().map(|check| check.state).max().unwrap_or(State::Unknown);
     Findings { worst, checks }

@@ -3,15 +3,12 @@
 use std::fmt;
 use std::str::FromStr;
 
-use hindsight_gpu_worker::device::probe::GpuDescription;
+use hindsight_gpu_worker::device::probe::{GpuDescription, MOCK_DEVICE};
 use hindsight_gpu_worker::device::{DeviceDescription, DeviceUnavailable};
 use hindsight_protocol::device::{Device, ParseDeviceError};
 use serde::{Serialize, Serializer};
 
 use crate::error::{Error, Exit};
-
-/// What the mock driver calls its device; see docs/cuda.md.
-const MOCK_DEVICE: &str = "Hindsight mock device";
 
 /// `--device`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -78,22 +75,27 @@ impl DeviceWish {
             gpu,
             why,
         };
-        let unavailable = |error: DeviceUnavailable| {
-            let message = format!("--device {self}: {error}");
-            Error::new(Exit::Device, error.kind(), message).with_hint(error.hint())
-        };
         match self {
-            Self::Named(device) => probe(device)
-                .map(|found| chosen(found, "asked for".to_owned()))
-                .map_err(unavailable),
+            Self::Named(device) => match probe(device) {
+                Ok(found) => Ok(chosen(found, "asked for".to_owned())),
+                Err(why) => Err(device_unavailable(device, &why)),
+            },
             Self::Auto => match probe(Device::Cuda(0)) {
                 Ok(found) => Ok(chosen(found, "the first GPU".to_owned())),
-                Err(why) => probe(Device::Cpu)
-                    .map(|found| chosen(found, why.to_string()))
-                    .map_err(unavailable),
+                Err(why) => match probe(Device::Cpu) {
+                    Ok(found) => Ok(chosen(found, why.to_string())),
+                    Err(error) => Err(device_unavailable(Device::Cpu, &error)),
+                },
             },
         }
     }
+}
+
+/// The error of a device that was asked for and cannot be used.
+#[must_use]
+pub fn device_unavailable(device: Device, why: &DeviceUnavailable) -> Error {
+    let message = format!("--device {device}: {why}");
+    Error::new(Exit::Device, why.kind(), message).with_hint(why.hint())
 }
 
 impl ChosenDevice {

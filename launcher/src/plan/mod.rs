@@ -9,5 +9,5 @@ mod memory;
 pub use arena::{ArenaRequest, PageWish};
 pub use cache::CacheRequest;
 pub use context::{Context, ContextRequest, TrainedContext};
-pub use device::{ChosenDevice, DeviceWish, MeasuredOn};
+pub use device::{ChosenDevice, DeviceWish, MeasuredOn, device_unavailable};
 pub use memory::MemoryPlan;

@@ -1,6 +1,7 @@
 //! What a run tells its user: numbers for people, numbers for machines.
 
 pub mod bench;
+mod conformance;
 mod doctor;
 pub mod eval;
 pub mod eval_page;

@@ -1,5 +1,7 @@
 //! What the NVIDIA driver says of itself and its GPUs.
 
+use std::error::Error;
+
 use cudarc::driver::result::{DriverError, device, init};
 use cudarc::driver::sys::{CUdevice_attribute as Attribute, CUresult, cuDriverGetVersion};
 use libloading::Library;
@@ -89,5 +91,6 @@ fn fails(error: DriverError) -> DeviceUnavailable {
 pub(super) fn missing(library: &str) -> Option<String> {
     // SAFETY: the library is NVIDIA's, or what the user has put in its place; that its initializers run is what happens
     // when it is first called as well.
-    unsafe { Library::new(library) }.err().map(|error| error.to_string())
+    let error = unsafe { Library::new(library) }.err()?;
+    Some(error.source().map_or_else(|| error.to_string(), ToString::to_string))
 }

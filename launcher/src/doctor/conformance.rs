@@ -1,0 +1,86 @@
+//! Whether a device computes what it must: the report that a bug report needs.
+
+use std::time::Instant;
+
+use hindsight_gpu_worker::device::conformance::{CASES, Case, Outcome, run};
+use hindsight_gpu_worker::device::probe::{Version, built_for};
+use hindsight_gpu_worker::device::{Backend, DeviceDescription};
+use serde::Serialize;
+
+use super::{Findings, examine};
+use crate::error::{Error, Exit};
+use crate::topology::Root;
+
+/// What was checked on which device, and how it came out.
+#[derive(Debug, Clone, Serialize)]
+pub struct ConformanceReport {
+    /// Version of the program.
+    pub version: &'static str,
+    /// The compute capability that it was built for, if it has CUDA.
+    pub built_for: Option<Version>,
+    /// What the system's kernel says it is.
+    pub system: String,
+    /// The device.
+    #[serde(flatten)]
+    pub device: DeviceDescription,
+    /// What else is known of the machine.
+    pub machine: Findings,
+    /// The cases.
+    pub cases: Vec<CaseReport>,
+}
+
+/// How a case came out.
+#[derive(Debug, Clone, Serialize)]
+pub struct CaseReport {
+    /// The case.
+    pub case: Case,
+    /// Whether the device computed what it must.
+    pub passed: bool,
+    /// What was compared, unless the device failed.
+    pub outcome: Option<Outcome>,
+    /// How the device failed.
+    pub error: Option<String>,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+impl ConformanceReport {
+    /// Runs all cases on a device; `progress` hears of each before it begins.
+    ///
+    /// # Errors
+    /// The device cannot be opened.
+    pub fn new(device: DeviceDescription, mut progress: impl FnMut(Case)) -> Result<Self, Error> {
+        let backend = Backend::open(device.device).map_err(|error| {
+            let hint = error.hint();
+            let error = Error::new(Exit::Device, error.kind(), error);
+            if hint.is_empty() { error } else { error.with_hint(hint) }
+        })?;
+        let cases = CASES.into_iter().map(|case| {
+            progress(case);
+            let started = Instant::now();
+            let outcome = run(&backend, case);
+            CaseReport {
+                case,
+                passed: outcome.as_ref().is_ok_and(Outcome::passed),
+                error: outcome.as_ref().err().map(ToString::to_string),
+                outcome: outcome.ok(),
+                seconds: started.elapsed().as_secs_f64(),
+            }
+        });
+        let root = Root::machine();
+        Ok(Self {
+            version: env!("CARGO_PKG_VERSION"),
+            built_for: built_for(),
+            system: root.text("proc/version").unwrap_or_default(),
+            cases: cases.collect(),
+            device,
+            machine: examine(&root),
+        })
+    }
+
+    /// The exit code that tells whether all cases passed.
+    #[must_use]
+    pub fn exit(&self) -> Exit {
+        if self.cases.iter().all(|case| case.passed) { Exit::Success } else { Exit::Broken }
+    }
+}
