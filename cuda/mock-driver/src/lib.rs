@@ -39,6 +39,9 @@ pub struct Mock {
     pub registration: Registration,
     /// Compute prefill attention by plain vector loops instead of in the emulator, which takes a twentieth of the time.
     pub native_prefill: bool,
+    /// Waits of one stream for another, by their numbers in the order of their creation, that are left out: what becomes of
+    /// the program if it forgets them. Stream 0 is the default stream.
+    pub forget_waits: Option<(u32, u32)>,
     /// A file for one JSON line per operation.
     pub trace: Option<PathBuf>,
 }
@@ -113,6 +116,9 @@ impl Mock {
         }
         if self.native_prefill {
             set("MOCK_NATIVE", "prefill".into());
+        }
+        if let Some((waiting, awaited)) = self.forget_waits {
+            set("MOCK_FORGET_WAITS", format!("{waiting},{awaited}"));
         }
         if let Some(trace) = &self.trace {
             variables.push(("MOCK_TRACE", trace.into()));

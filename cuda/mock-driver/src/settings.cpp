@@ -49,6 +49,16 @@ std::optional<LinkSettings> link_settings(std::string& error) {
   return std::nullopt;
 }
 
+std::optional<ForgottenWaits> forgotten_waits(std::string& error) {
+  const char* text = variable("MOCK_FORGET_WAITS");
+  if (!text) return std::nullopt;
+  ForgottenWaits forgotten{};
+  int used = 0;
+  if (std::sscanf(text, "%u,%u%n", &forgotten.waiting, &forgotten.awaited, &used) == 2 && !text[used]) return forgotten;
+  error = std::string("MOCK_FORGET_WAITS=") + text + " is not the numbers of two streams, as in 1,2";
+  return std::nullopt;
+}
+
 }  // namespace
 
 Settings Settings::from_environment(std::string& error) {
@@ -72,6 +82,7 @@ Settings Settings::from_environment(std::string& error) {
   }
   if (const char* trace = variable("MOCK_TRACE")) settings.trace = trace;
   settings.link = link_settings(error);
+  settings.forgotten = forgotten_waits(error);
   return settings;
 }
 

@@ -25,6 +25,12 @@ struct LinkSettings {
   double launch_us;        // per kernel
 };
 
+// Waits of one stream for another that are left out (MOCK_FORGET_WAITS), as if the program had forgotten them. Streams are
+// numbered in the order in which they are created; 0 is the default stream.
+struct ForgottenWaits {
+  unsigned waiting, awaited;
+};
+
 struct Settings {
   Order order = Order::queued;
   uint32_t seed = 1;
@@ -33,6 +39,7 @@ struct Settings {
   std::optional<size_t> register_limit;
   bool native_prefill = false;
   std::optional<LinkSettings> link;
+  std::optional<ForgottenWaits> forgotten;
   std::string trace;  // empty: no trace
 
   // Sets `error` to what is wrong with the environment, naming the variable, and leaves it empty if nothing is.

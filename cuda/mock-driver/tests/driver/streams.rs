@@ -121,6 +121,18 @@ fn data_still_in_use_are_overwritten_if_the_awaited_stream_runs_last() {
 }
 
 #[test]
+fn a_correct_program_is_wrong_if_the_driver_forgets_its_wait() {
+    let mock = |order, forget_waits| Mock { order, forget_waits, ..Mock::default() };
+    let [copy, compute] = [1, 2];
+    let forgets_data = mock(Order::AwaitedFirst, Some((compute, copy)));
+    assert_eq!(run("overlap", &forgets_data).answers, ["wrong"]);
+    let forgets_use = mock(Order::AwaitedLast, Some((copy, compute)));
+    assert_eq!(run("reuse", &forgets_use).answers, ["wrong"]);
+    let forgets_others = mock(Order::AwaitedFirst, Some((copy, compute)));
+    assert_eq!(run("overlap", &forgets_others).answers, ["right"]);
+}
+
+#[test]
 fn random_orders_find_a_missing_wait_sooner_or_later() {
     let wrong = |program| {
         (0..8).filter(move |seed| {
