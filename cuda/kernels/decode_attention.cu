@@ -52,6 +52,16 @@ __device__ __forceinline__ void store(const uint4 (&pieces)[Shape<D>::LOADS], ui
   }
 }
 
+// Eight floats of shared memory times a piece of a key.
+__device__ __forceinline__ float dot(const float* query, const float (&key)[PIECE]) {
+  const float4 low = reinterpret_cast<const float4*>(query)[0], high = reinterpret_cast<const float4*>(query)[1];
+  const float part[PIECE] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+  float sum = 0.0f;
+#pragma unroll
+  for (unsigned e = 0; e < PIECE; e++) sum += part[e] * key[e];
+  return sum;
+}
+
 // score[key][head] = query[head] . tile[key], -inf beyond the `valid` keys.
 template <typename T, unsigned D>
 __device__ __forceinline__ void scores(const uint4* tile, const float* query, unsigned chunks, unsigned valid, float* score) {
