@@ -246,13 +246,13 @@ __device__ __forceinline__ void attend(const float* __restrict__ queries, const 
 //
 // queries [heads, D]; slots [kv_heads, stride]; blocks and last_tokens [kv_heads]; partial_out [all splits, heads, D];
 // partial_lse [all splits, heads]. Split i writes partial first_split + i; an empty part writes 0 and -inf.
-#define DECODE_ATTENTION(T, D)                                                                                              \
-  extern "C" __global__ void __launch_bounds__(decode::THREADS, decode::RESIDENT) decode_attention_##T##_d##D(                              \
-      const float* queries, const T* pool, const unsigned* slots, const unsigned* blocks, const unsigned* last_tokens,   \
-      unsigned stride, unsigned group, unsigned block_tokens, unsigned splits, unsigned first_split, float scale,          \
-      float* partial_out, float* partial_lse) {                                                                            \
-    decode::attend<T, D>(queries, pool, slots, blocks, last_tokens, stride, group, block_tokens, splits, first_split,      \
-                         scale, partial_out, partial_lse);                                                                 \
+#define DECODE_ATTENTION(T, D)                                                                                        \
+  extern "C" __global__ void __launch_bounds__(decode::THREADS, decode::RESIDENT) decode_attention_##T##_d##D(        \
+      const float* queries, const T* pool, const unsigned* slots, const unsigned* blocks, const unsigned* last_tokens,\
+      unsigned stride, unsigned group, unsigned block_tokens, unsigned splits, unsigned first_split, float scale,     \
+      float* partial_out, float* partial_lse) {                                                                       \
+    decode::attend<T, D>(queries, pool, slots, blocks, last_tokens, stride, group, block_tokens, splits, first_split, \
+                         scale, partial_out, partial_lse);                                                            \
   }
 
 DECODE_ATTENTION(f16, 64)
