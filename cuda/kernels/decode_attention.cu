@@ -52,6 +52,16 @@ __device__ __forceinline__ void store(const uint4 (&pieces)[Shape<D>::LOADS], ui
   }
 }
 
+// Eight floats of shared memory times a piece of a key.
+__device__ __forceinline__ float dot(const float* query, const float (&key)[PIECE]) {
+  const float4 low = reinterpret_cast<const float4*>(query)[0], high = reinterpret_cast<const float4*>(query)[1];
+  const float part[PIECE] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+  float sum = 0.0f;
+#pragma unroll
+  for (unsigned e = 0; e < PIECE; e++) sum += part[e] * key[e];
+  return sum;
+}
+
 // score[key][head] = query[head] . tile[key], -inf beyond the `valid` keys.
 template <typename T, unsigned D>
 __device__ __forceinline__ void scores(const uint4* tile, const float* query, unsigned chunks, unsigned valid, float* score) {
@@ -236,13 +246,13 @@ __device__ __forceinline__ void attend(const float* __restrict__ queries, const 
 //
 // queries [heads, D]; slots [kv_heads, stride]; blocks and last_tokens [kv_heads]; partial_out [all splits, heads, D];
 // partial_lse [all splits, heads]. Split i writes partial first_split + i; an empty part writes 0 and -inf.
-#define DECODE_ATTENTION(T, D)                                                                                              \
-  extern "C" __global__ void __launch_bounds__(decode::THREADS, decode::RESIDENT) decode_attention_##T##_d##D(                              \
-      const float* queries, const T* pool, const unsigned* slots, const unsigned* blocks, const unsigned* last_tokens,   \
-      unsigned stride, unsigned group, unsigned block_tokens, unsigned splits, unsigned first_split, float scale,          \
-      float* partial_out, float* partial_lse) {                                                                            \
-    decode::attend<T, D>(queries, pool, slots, blocks, last_tokens, stride, group, block_tokens, splits, first_split,      \
-                         scale, partial_out, partial_lse);                                                                 \
+#define DECODE_ATTENTION(T, D)                                                                                        \
+  extern "C" __global__ void __launch_bounds__(decode::THREADS, decode::RESIDENT) decode_attention_##T##_d##D(        \
+      const float* queries, const T* pool, const unsigned* slots, const unsigned* blocks, const unsigned* last_tokens,\
+      unsigned stride, unsigned group, unsigned block_tokens, unsigned splits, unsigned first_split, float scale,     \
+      float* partial_out, float* partial_lse) {                                                                       \
+    decode::attend<T, D>(queries, pool, slots, blocks, last_tokens, stride, group, block_tokens, splits, first_split, \
+                         scale, partial_out, partial_lse);                                                            \
   }
 
 DECODE_ATTENTION(f16, 64)

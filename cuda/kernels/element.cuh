@@ -37,16 +37,6 @@ __device__ __forceinline__ void widen(const uint4& piece, float (&out)[PIECE]) {
   }
 }
 
-// Eight floats of shared memory times a piece of a key.
-__device__ __forceinline__ float dot(const float* query, const float (&key)[PIECE]) {
-  const float4 low = reinterpret_cast<const float4*>(query)[0], high = reinterpret_cast<const float4*>(query)[1];
-  const float part[PIECE] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
-  float sum = 0.0f;
-#pragma unroll
-  for (unsigned e = 0; e < PIECE; e++) sum += part[e] * key[e];
-  return sum;
-}
-
 // Round to nearest, ties to even.
 template <typename T>
 __device__ __forceinline__ unsigned narrow(float value);

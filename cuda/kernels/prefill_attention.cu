@@ -2,8 +2,9 @@
 // earlier parts came to is merged with.
 //
 // Flash attention in f32, without tensor cores. A thread block serves one KV head and a tile of query rows: the heads of
-// the group for consecutive tokens, so that a key is read once for all of them. Each thread owns four rows: their scores
-// against some keys of a tile, and eight columns of their sums.
+// the group for consecutive tokens, so that a key is read once for all of them. Each thread owns four neighbouring rows:
+// their scores against some keys of a tile, and eight columns of their sums. What is read for four rows at a time lies in
+// shared memory with its rows side by side.
 #include "blocks.cuh"
 #include "shared_memory.cuh"
 #include "softmax.cuh"
@@ -13,17 +14,25 @@ namespace prefill {
 constexpr unsigned THREADS = 128;
 constexpr unsigned KEYS = 32;          // of a tile
 constexpr unsigned THREAD_ROWS = 4;
-constexpr unsigned WEIGHT_STRIDE = KEYS + 4;  // floats: padded against bank conflicts
 
 template <unsigned D>
 struct Shape {
   static constexpr unsigned PIECES = D / PIECE;                      // of a row, and threads that share query rows
-  static constexpr unsigned ROW_STEP = THREADS / PIECES;             // between a thread's rows
-  static constexpr unsigned ROWS = ROW_STEP * THREAD_ROWS;           // of a tile of queries
-  static constexpr unsigned QUERY_STRIDE = D + 4;                    // floats, padded
+  static constexpr unsigned LOAD_ROWS = THREADS / PIECES;            // keys that the block loads at a time
+  static constexpr unsigned ROWS = LOAD_ROWS * THREAD_ROWS;          // of a tile of queries
+  static constexpr unsigned ROW_STRIDE = ROWS + 4;                   // floats, padded against bank conflicts
   static constexpr unsigned THREAD_KEYS = KEYS / PIECES;             // of a tile, in a thread's scores
   static constexpr unsigned STRIDE = PIECES + 1;                     // pieces, padded
 };
+
+// Four floats in one access.
+__device__ __forceinline__ void load_four(const float* source, float (&four)[4]) {
+  const float4 loaded = *reinterpret_cast<const float4*>(source);
+  four[0] = loaded.x;
+  four[1] = loaded.y;
+  four[2] = loaded.z;
+  four[3] = loaded.w;
+}
 
 struct Keys {
   const uint4* pool;
@@ -38,7 +47,7 @@ __device__ __forceinline__ void load(const Keys& keys, unsigned first, unsigned 
   const unsigned column = threadIdx.x % S::PIECES;
   const unsigned offset = (values ? value_offset(keys.block_tokens, D) : 0) + column;
 #pragma unroll
-  for (unsigned row = threadIdx.x / S::PIECES; row < KEYS; row += S::ROW_STEP) {
+  for (unsigned row = threadIdx.x / S::PIECES; row < KEYS; row += S::LOAD_ROWS) {
     const unsigned key = first + row;
     uint4 piece = make_uint4(0, 0, 0, 0);
     if (key < end) {
@@ -48,55 +57,49 @@ __device__ __forceinline__ void load(const Keys& keys, unsigned first, unsigned 
   }
 }
 
-// score[row][key] = query[row] . tile[key] for this thread's rows and keys.
+// score[key][row] = query[row] . tile[key] for this thread's keys and rows, which begin at `first_row`.
 template <typename T, unsigned D>
-__device__ __forceinline__ void scores(const float* query, const uint4* tile, float (&score)[THREAD_ROWS][Shape<D>::THREAD_KEYS]) {
+__device__ __forceinline__ void scores(const float* query, const uint4* tile, unsigned first_row,
+                                       float (&score)[Shape<D>::THREAD_KEYS][THREAD_ROWS]) {
   using S = Shape<D>;
-  const unsigned row = threadIdx.x / S::PIECES, key = threadIdx.x % S::PIECES;
 #pragma unroll
-  for (unsigned r = 0; r < THREAD_ROWS; r++) {
+  for (unsigned k = 0; k < S::THREAD_KEYS; k++) {
 #pragma unroll
-    for (unsigned k = 0; k < S::THREAD_KEYS; k++) score[r][k] = 0.0f;
+    for (unsigned r = 0; r < THREAD_ROWS; r++) score[k][r] = 0.0f;
   }
 #pragma unroll 2
   for (unsigned piece = 0; piece < S::PIECES; piece++) {
     float keys[S::THREAD_KEYS][PIECE];
 #pragma unroll
-    for (unsigned k = 0; k < S::THREAD_KEYS; k++) widen<T>(tile[(key + k * S::PIECES) * S::STRIDE + piece], keys[k]);
+    for (unsigned k = 0; k < S::THREAD_KEYS; k++) {
+      widen<T>(tile[(threadIdx.x % S::PIECES + k * S::PIECES) * S::STRIDE + piece], keys[k]);
+    }
 #pragma unroll
-    for (unsigned r = 0; r < THREAD_ROWS; r++) {
-      const float* part = query + (row + r * S::ROW_STEP) * S::QUERY_STRIDE + piece * PIECE;
+    for (unsigned e = 0; e < PIECE; e++) {
+      float rows[THREAD_ROWS];
+      load_four(query + (piece * PIECE + e) * S::ROW_STRIDE + first_row, rows);
 #pragma unroll
-      for (unsigned k = 0; k < S::THREAD_KEYS; k++) score[r][k] += dot(part, keys[k]);
+      for (unsigned k = 0; k < S::THREAD_KEYS; k++) {
+#pragma unroll
+        for (unsigned r = 0; r < THREAD_ROWS; r++) score[k][r] += rows[r] * keys[k][e];
+      }
     }
   }
 }
 
 // out[row] += weight[row][key] * tile[key] for this thread's rows and columns.
 template <typename T, unsigned D>
-__device__ __forceinline__ void accumulate(const float* weight, const uint4* tile, float (&out)[THREAD_ROWS][PIECE]) {
+__device__ __forceinline__ void accumulate(const float* weight, const uint4* tile, unsigned first_row, float (&out)[THREAD_ROWS][PIECE]) {
   using S = Shape<D>;
-  const unsigned row = threadIdx.x / S::PIECES, column = threadIdx.x % S::PIECES;
-#pragma unroll 2
-  for (unsigned first = 0; first < KEYS; first += 4) {
-    float weights[THREAD_ROWS][4];
+#pragma unroll 4
+  for (unsigned key = 0; key < KEYS; key++) {
+    float weights[THREAD_ROWS], values[PIECE];
+    load_four(weight + key * S::ROW_STRIDE + first_row, weights);
+    widen<T>(tile[key * S::STRIDE + threadIdx.x % S::PIECES], values);
 #pragma unroll
     for (unsigned r = 0; r < THREAD_ROWS; r++) {
-      const float4 four = *reinterpret_cast<const float4*>(weight + (row + r * S::ROW_STEP) * WEIGHT_STRIDE + first);
-      weights[r][0] = four.x;
-      weights[r][1] = four.y;
-      weights[r][2] = four.z;
-      weights[r][3] = four.w;
-    }
 #pragma unroll
-    for (unsigned k = 0; k < 4; k++) {
-      float values[PIECE];
-      widen<T>(tile[(first + k) * S::STRIDE + column], values);
-#pragma unroll
-      for (unsigned r = 0; r < THREAD_ROWS; r++) {
-#pragma unroll
-        for (unsigned e = 0; e < PIECE; e++) out[r][e] += weights[r][k] * values[e];
-      }
+      for (unsigned e = 0; e < PIECE; e++) out[r][e] += weights[r] * values[e];
     }
   }
 }
@@ -128,9 +131,9 @@ __device__ __forceinline__ void attend(const float* __restrict__ queries, unsign
                                        unsigned block_tokens, unsigned key_tokens, unsigned key_start, unsigned query_start,
                                        float scale, float* __restrict__ out, float* __restrict__ lse, bool accumulated) {
   using S = Shape<D>;
-  SHARED_ARRAY(float, query, S::ROWS * S::QUERY_STRIDE);  // scaled
-  SHARED_ARRAY(uint4, tile, KEYS * S::STRIDE);            // keys, then values
-  SHARED_ARRAY(float, weight, S::ROWS * WEIGHT_STRIDE);
+  SHARED_ARRAY(float, query, D * S::ROW_STRIDE);  // [D][ROWS], scaled
+  SHARED_ARRAY(uint4, tile, KEYS * S::STRIDE);    // keys, then values
+  SHARED_ARRAY(float, weight, KEYS * S::ROW_STRIDE);  // [KEYS][ROWS]
 
   const unsigned thread = threadIdx.x, kv_head = blockIdx.y, heads = kv_heads * group;
   // Row r of the tile is head r % group of token first_token + r / group.
@@ -149,16 +152,16 @@ __device__ __forceinline__ void attend(const float* __restrict__ queries, unsign
 
   for (unsigned i = thread; i < S::ROWS * D; i += THREADS) {
     const unsigned row = i / D;
-    query[row * S::QUERY_STRIDE + i % D] = row < rows ? queries[row_index(row) * D + i % D] * (scale * LOG2_E) : 0.0f;
+    query[i % D * S::ROW_STRIDE + row] = row < rows ? queries[row_index(row) * D + i % D] * (scale * LOG2_E) : 0.0f;
   }
 
   const Keys keys = {reinterpret_cast<const uint4*>(pool), slots + static_cast<unsigned long long>(kv_head) * stride, block_tokens};
-  const unsigned first_row = thread / S::PIECES, column = thread % S::PIECES;
+  const unsigned first_row = thread / S::PIECES * THREAD_ROWS, column = thread % S::PIECES;
   unsigned seen[THREAD_ROWS];
   float maximum[THREAD_ROWS], sum[THREAD_ROWS];
 #pragma unroll
   for (unsigned r = 0; r < THREAD_ROWS; r++) {
-    const unsigned row = first_row + r * S::ROW_STEP;
+    const unsigned row = first_row + r;
     seen[r] = row < rows ? visible(row) : 0;
     maximum[r] = negative_infinity();
     sum[r] = 0.0f;
@@ -170,15 +173,15 @@ __device__ __forceinline__ void attend(const float* __restrict__ queries, unsign
     __syncthreads();
     load<D>(keys, first, end, false, tile);
     __syncthreads();
-    float score[THREAD_ROWS][S::THREAD_KEYS];
-    scores<T, D>(query, tile, score);
+    float score[S::THREAD_KEYS][THREAD_ROWS];
+    scores<T, D>(query, tile, first_row, score);
 #pragma unroll
     for (unsigned r = 0; r < THREAD_ROWS; r++) {
       float largest = maximum[r];
 #pragma unroll
       for (unsigned k = 0; k < S::THREAD_KEYS; k++) {
-        if (first + column + k * S::PIECES >= seen[r]) score[r][k] = negative_infinity();
-        largest = fmaxf(largest, score[r][k]);
+        if (first + column + k * S::PIECES >= seen[r]) score[k][r] = negative_infinity();
+        largest = fmaxf(largest, score[k][r]);
       }
       largest = lanes_max(largest, S::PIECES);
       const float factor = rescale_factor(maximum[r], largest);
@@ -189,21 +192,25 @@ __device__ __forceinline__ void attend(const float* __restrict__ queries, unsign
 #pragma unroll
       for (unsigned k = 0; k < S::THREAD_KEYS; k++) {
         // A row that has seen no key yet weighs none.
-        const float w = largest == negative_infinity() ? 0.0f : exp2f(score[r][k] - largest);
-        weight[(first_row + r * S::ROW_STEP) * WEIGHT_STRIDE + column + k * S::PIECES] = w;
-        sum[r] += w;
+        score[k][r] = largest == negative_infinity() ? 0.0f : exp2f(score[k][r] - largest);
+        sum[r] += score[k][r];
       }
+    }
+#pragma unroll
+    for (unsigned k = 0; k < S::THREAD_KEYS; k++) {
+      float* weights = weight + (column + k * S::PIECES) * S::ROW_STRIDE + first_row;
+      *reinterpret_cast<float4*>(weights) = make_float4(score[k][0], score[k][1], score[k][2], score[k][3]);
     }
     __syncthreads();
     load<D>(keys, first, end, true, tile);
     __syncthreads();
-    accumulate<T, D>(weight, tile, sums);
+    accumulate<T, D>(weight, tile, first_row, sums);
   }
 
 #pragma unroll
   for (unsigned r = 0; r < THREAD_ROWS; r++) {
     const float total = lanes_sum(sum[r], S::PIECES);
-    const unsigned row = first_row + r * S::ROW_STEP;
+    const unsigned row = first_row + r;
     const unsigned long long index = row_index(row);
     const float before = row < rows && accumulated ? lse[index] : negative_infinity();
     // All threads of the row have read what it holds before one of them writes it.

@@ -213,7 +213,9 @@ uint32_t Block::exchange(unsigned mask, uint32_t value, unsigned source, Place p
 }
 
 void Block::fail(const std::string& what) {
-  if (error_.empty()) error_ = what + ", block (" + std::to_string(block_index_.x) + ", " + std::to_string(block_index_.y) + ", " + std::to_string(block_index_.z) + ")";
+  if (!error_.empty()) return;
+  const auto number = [](unsigned value) { return std::to_string(value); };
+  error_ = what + ", block (" + number(block_index_.x) + ", " + number(block_index_.y) + ", " + number(block_index_.z) + ")";
 }
 
 void Block::report_deadlock() {
