@@ -9,11 +9,8 @@ use hindsight_protocol::telemetry::WorkerCounters;
 
 use super::error::tried;
 use super::{CudaDevice, CudaError, MemoryPlan};
+use crate::device::probe::MOCK_DEVICE;
 use crate::device::{Demand, DeviceError};
-
-/// What the driver that stands in for a GPU calls its device. It has none of candle's libraries: the model computes on the
-/// CPU then.
-pub const MOCK_NAME: &str = "Hindsight mock device";
 
 /// A GPU.
 #[derive(Debug)]
@@ -31,7 +28,8 @@ impl Gpu {
         let number = number as usize;
         let context = CudaContext::new(number).map_err(tried("open the GPU"))?;
         let name = context.name().map_err(tried("name the GPU"))?;
-        if name == MOCK_NAME {
+        if name == MOCK_DEVICE {
+            // Its driver has none of candle's libraries.
             tracing::info!("the GPU is the mock device: the model computes on the CPU");
             let stream = context.new_stream().map_err(tried("make a stream"))?;
             return Ok(Self { stream, model: Device::Cpu });

@@ -37,7 +37,7 @@ use hindsight_protocol::geometry::{Geometry, KvDtype};
 use hindsight_protocol::telemetry::WorkerCounters;
 
 pub use error::CudaError;
-pub use gpu::{Gpu, MOCK_NAME};
+pub use gpu::Gpu;
 pub use plan::MemoryPlan;
 
 use super::{AttentionDevice, Chunk, Demand, DeviceError, Selections, with_slice};

@@ -50,6 +50,8 @@ pub(super) struct BlockCache {
     pub(super) pool: Pool,
     /// The block in each slot.
     held: Vec<u32>,
+    /// The position of each layer's next token, if the newest blocks hold all tokens before it.
+    next: Vec<usize>,
     first_layer: usize,
     kv_heads: usize,
     slots: u32,
@@ -69,12 +71,20 @@ impl BlockCache {
         let layers = (geometry.layers as usize).saturating_sub(first_layer);
         let all = layers * kv_heads * slots as usize;
         let pool = Pool::new(context, geometry, all)?;
-        Ok(Self { pool, held: vec![NONE; all], first_layer, kv_heads, slots })
+        let next = vec![0; layers];
+        Ok(Self { pool, held: vec![NONE; all], next, first_layer, kv_heads, slots })
     }
 
     /// Forgets what lies in it.
     pub(super) fn clear(&mut self) {
         self.held.fill(NONE);
+        self.next.fill(0);
+    }
+
+    /// States that the newest blocks of a layer are given the token at `position`; returns whether they held all before it.
+    pub(super) fn advance(&mut self, layer: usize, position: usize) -> bool {
+        let next = &mut self.next[layer - self.first_layer];
+        std::mem::replace(next, position + 1) == position
     }
 
     /// The pool's slot of one KV head's selected block, and whether the block is there; if not, it is taken to be from now on.

@@ -26,6 +26,16 @@ pub(super) struct Selection {
     tail_is_hit: Vec<bool>,
 }
 
+/// The newest block of a layer's KV heads.
+#[derive(Debug, Clone, Copy)]
+struct Tail {
+    block: usize,
+    /// Where the new token stands in it.
+    row: usize,
+    /// Whether it holds all tokens before the new one, where it is there.
+    is_whole: bool,
+}
+
 impl CudaDevice<'_> {
     pub(super) fn attend_selection(
         &mut self,
@@ -36,9 +46,11 @@ impl CudaDevice<'_> {
         let Chunk { layer, start, .. } = chunk;
         let block_tokens = self.geometry.block_tokens as usize;
         let row = start % block_tokens;
+        let tail =
+            Tail { block: start / block_tokens, row, is_whole: self.cache.advance(layer, start) };
         for head in 0..self.geometry.kv_heads as usize {
             selections.next(head, &mut self.selection.answer)?;
-            self.sort(layer, head, start / block_tokens, row)?;
+            self.sort(layer, head, tail)?;
         }
         let queries = self.uploads[0].elements(&self.compute, queries)?;
 
@@ -99,15 +111,9 @@ impl CudaDevice<'_> {
         self.merge_partials(first_split)
     }
 
-    /// Sorts the blocks of one KV head's answer by whether they are there. The newest block, `tail`, is not sent anew if it is
-    /// there, or begins with the new token, which is in `row` of it.
-    fn sort(
-        &mut self,
-        layer: usize,
-        head: usize,
-        tail: usize,
-        row: usize,
-    ) -> Result<(), CudaError> {
+    /// Sorts the blocks of one KV head's answer by whether they are there. The newest block is not sent anew if what precedes
+    /// the new token in it is there.
+    fn sort(&mut self, layer: usize, head: usize, tail: Tail) -> Result<(), CudaError> {
         let selection = &mut self.selection;
         let heads = self.geometry.kv_heads as usize;
         if head == 0 {
@@ -122,8 +128,12 @@ impl CudaDevice<'_> {
         let mut tail_slot = NO_SLOT;
         for &selected in &selection.answer {
             let (slot, is_there) = self.cache.place(layer, head, selected)?;
-            let is_tail = selected.block as usize == tail;
-            if is_there || (is_tail && row == 0) {
+            let is_tail = selected.block as usize == tail.block;
+            let is_there = match is_tail {
+                true => tail.row == 0 || (is_there && tail.is_whole),
+                false => is_there,
+            };
+            if is_there {
                 selection.hits[head].push(number(slot));
                 if is_tail {
                     tail_slot = number(slot);

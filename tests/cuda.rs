@@ -1,0 +1,126 @@
+//! The CUDA device in real runs of three processes, on the mock driver: kernels are emulated, the model computes on the CPU.
+
+mod support;
+
+use std::process::Output;
+
+use hindsight_cuda_mock_driver::{Link, Mock, Order, Registration};
+use serde_json::Value;
+use support::{book, hindsight, model, stderr};
+
+/// Numbers that go on in one way only: attention that is a little off changes nothing, attention to wrong keys does.
+fn counting() -> String {
+    (1..=160).map(|number| format!("{number}, ")).collect::<String>().trim_end().to_owned()
+}
+
+/// So few keys, and a block cache so small, that blocks are evicted.
+const SMALL: [&str; 4] = ["--top-k", "16", "--gpu-kv-bytes", "8MiB"];
+
+fn run(mock: Option<&Mock>, prompt: &str, arguments: &[&str]) -> Output {
+    let mut command = hindsight();
+    command.args(["run", "--json", "--raw", "--temperature", "0", "--prompt", prompt, "--model"]);
+    command.arg(model()).args(arguments);
+    match mock {
+        Some(mock) => command.args(["--device", "cuda:0"]).envs(mock.environment()),
+        None => command.args(["--device", "cpu"]),
+    };
+    command.output().unwrap()
+}
+
+fn report(mock: Option<&Mock>, prompt: &str, arguments: &[&str]) -> Value {
+    let output = run(mock, prompt, arguments);
+    assert!(output.status.success(), "{arguments:?} on {mock:?}: {}", stderr(&output));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+fn text(report: &Value) -> &str {
+    report["text"].as_str().unwrap()
+}
+
+const ADVERSARIAL: [Order; 2] = [Order::AwaitedFirst, Order::AwaitedLast];
+
+#[test]
+fn a_gpu_gives_the_tokens_of_the_cpu_whatever_it_attends_to() {
+    let prompt = counting();
+    for attention in ["lfps", "exact", "full"] {
+        let arguments = [&SMALL[..], &["-n", "32", "--attention", attention]].concat();
+        let expected = report(None, &prompt, &arguments);
+        assert!(text(&expected).starts_with(" 161, 162, 163"), "{expected}");
+        for order in ADVERSARIAL {
+            let mock = Mock { order, ..Mock::default() };
+            let found = report(Some(&mock), &prompt, &arguments);
+            assert_eq!(text(&found), text(&expected), "{attention} on {mock:?}");
+            assert_eq!(found["device"]["used"], "cuda:0");
+        }
+    }
+}
+
+#[test]
+fn where_memory_cannot_be_page_locked_the_worker_copies_and_says_so() {
+    let prompt = counting();
+    let arguments = [&SMALL[..], &["-n", "32"]].concat();
+    let expected = report(None, &prompt, &arguments);
+    for order in ADVERSARIAL {
+        let mock = Mock { registration: Registration::Refused, order, ..Mock::default() };
+        let output = run(Some(&mock), &prompt, &arguments);
+        let printed = stderr(&output);
+        assert!(output.status.success() && printed.contains("cannot be page-locked"), "{printed}");
+        let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(text(&found), text(&expected), "{mock:?}");
+    }
+}
+
+#[test]
+fn a_forgotten_wait_gives_other_tokens() {
+    let prompt = counting();
+    let arguments = [&SMALL[..], &["-n", "32"]].concat();
+    let right = report(None, &prompt, &arguments);
+    let [compute, copy] = [1, 2];
+    for (order, forget_waits) in
+        [(Order::AwaitedFirst, Some((compute, copy))), (Order::AwaitedLast, Some((copy, compute)))]
+    {
+        let mock = Mock { order, forget_waits, ..Mock::default() };
+        let output = run(Some(&mock), &prompt, &arguments);
+        // Numbers that are none may also end the run.
+        let same = serde_json::from_slice(&output.stdout)
+            .is_ok_and(|report: Value| text(&report) == text(&right));
+        assert!(!same, "{mock:?} did no harm");
+    }
+}
+
+#[test]
+fn a_gpu_without_enough_memory_is_an_error_with_the_arithmetic() {
+    let mock = Mock { device_bytes: Some(8 << 20), ..Mock::default() };
+    let output = run(Some(&mock), &counting(), &[&SMALL[..], &["-n", "2"]].concat());
+    let printed = stderr(&output);
+    assert!(!output.status.success(), "{printed}");
+    let line = printed.lines().last().unwrap_or_default();
+    let error: Value = serde_json::from_str(line).unwrap_or_else(|_| panic!("{printed}"));
+    assert_eq!(error["error"]["kind"], "gpu_memory", "{printed}");
+    let message = error["error"]["message"].as_str().unwrap();
+    assert!(message.contains("block cache") && message.contains("bytes are free"), "{message}");
+    assert!(error["error"]["hint"].as_str().unwrap().contains("--gpu-kv-bytes"), "{printed}");
+}
+
+#[test]
+fn the_device_conforms_in_any_order() {
+    for registration in [Registration::Allowed, Registration::Refused] {
+        for order in ADVERSARIAL {
+            let mock = Mock { order, registration, ..Mock::default() };
+            let mut command = hindsight();
+            command.args(["doctor", "--gpu", "--json"]).envs(mock.environment());
+            let output = command.output().unwrap();
+            assert!(output.status.success(), "{mock:?}: {}", stderr(&output));
+        }
+    }
+}
+
+#[test]
+fn little_travels_at_7000_tokens_beside_full_attention() {
+    let mock = Mock { link: Some(Link::Gen4x16), native_prefill: true, ..Mock::default() };
+    let report = report(Some(&mock), &book(26_000), &["-n", "32"]);
+    let tokens = report["prompt_tokens"].as_u64().unwrap();
+    assert!((6500..8000).contains(&tokens), "{tokens}");
+    let link = &report["link"];
+    panic!("{link} {report}");
+}
