@@ -5,6 +5,7 @@ use hindsight_protocol::arena::{Arena, Layout};
 use hindsight_protocol::device::Device;
 use hindsight_protocol::telemetry::WorkerCounters;
 
+use super::conformance::KernelOutcome;
 use super::cpu::CpuDevice;
 use super::{AttentionDevice, Demand, DeviceError};
 use crate::threads::Pools;
@@ -57,6 +58,23 @@ impl Backend {
         #[cfg(not(feature = "cuda"))]
         let _ = (layout, demand);
         Ok(())
+    }
+
+    /// Checks each kernel of a GPU alone; `progress` hears of each before it begins. Other devices have none of these kernels.
+    ///
+    /// # Errors
+    /// [`DeviceError`] if the kernels cannot be loaded.
+    pub fn check_kernels(
+        &self,
+        progress: &mut dyn FnMut(&str),
+    ) -> Result<Vec<KernelOutcome>, DeviceError> {
+        #[cfg(feature = "cuda")]
+        if let Some(gpu) = &self.gpu {
+            return Ok(gpu.check_kernels(progress)?);
+        }
+        #[cfg(not(feature = "cuda"))]
+        let _ = progress;
+        Ok(Vec::new())
     }
 
     /// Prepares attention over `arena`.

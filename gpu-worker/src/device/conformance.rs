@@ -85,6 +85,17 @@ impl Outcome {
     }
 }
 
+/// How a kernel fared alone, over many shapes, against a scalar reference.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct KernelOutcome {
+    /// The kernel.
+    pub kernel: String,
+    /// Cases that passed; 0 if one failed.
+    pub cases: u32,
+    /// The first case that failed, and how.
+    pub error: Option<String>,
+}
+
 /// What stops the checks.
 #[derive(Debug, thiserror::Error)]
 pub enum ConformanceError {

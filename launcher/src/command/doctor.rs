@@ -44,7 +44,7 @@ pub fn run(arguments: &DoctorArguments) -> Result<Exit, Error> {
         let device = arguments.device;
         let found = probe(device).map_err(|why| device_unavailable(device, &why))?;
         let progress = RunProgress::new(arguments.json);
-        let report = ConformanceReport::new(found, |case| progress.begin(case.to_string()))?;
+        let report = ConformanceReport::new(found, |check| progress.begin(check.to_owned()))?;
         progress.finish();
         (report.to_string(), serde_json::to_string(&report), report.exit())
     } else {

@@ -2,9 +2,9 @@
 
 use std::time::Instant;
 
-use hindsight_gpu_worker::device::conformance::{CASES, Case, Outcome, run};
+use hindsight_gpu_worker::device::conformance::{CASES, Case, KernelOutcome, Outcome, run};
 use hindsight_gpu_worker::device::probe::{Version, built_for};
-use hindsight_gpu_worker::device::{Backend, DeviceDescription};
+use hindsight_gpu_worker::device::{Backend, DeviceDescription, DeviceError};
 use serde::Serialize;
 
 use super::{Findings, examine};
@@ -25,7 +25,9 @@ pub struct ConformanceReport {
     pub device: DeviceDescription,
     /// What else is known of the machine.
     pub machine: Findings,
-    /// The cases.
+    /// Each of a GPU's kernels alone.
+    pub kernels: Vec<KernelOutcome>,
+    /// Whole texts.
     pub cases: Vec<CaseReport>,
 }
 
@@ -45,18 +47,20 @@ pub struct CaseReport {
 }
 
 impl ConformanceReport {
-    /// Runs all cases on a device; `progress` hears of each before it begins.
+    /// Runs all checks on a device; `progress` hears of each before it begins.
     ///
     /// # Errors
-    /// The device cannot be opened.
-    pub fn new(device: DeviceDescription, mut progress: impl FnMut(Case)) -> Result<Self, Error> {
-        let backend = Backend::open(device.device).map_err(|error| {
+    /// The device cannot be opened, or loads no kernels.
+    pub fn new(device: DeviceDescription, mut progress: impl FnMut(&str)) -> Result<Self, Error> {
+        let failed = |error: DeviceError| {
             let hint = error.hint();
             let error = Error::new(Exit::Device, error.kind(), error);
             if hint.is_empty() { error } else { error.with_hint(hint) }
-        })?;
+        };
+        let backend = Backend::open(device.device).map_err(failed)?;
+        let kernels = backend.check_kernels(&mut progress).map_err(failed)?;
         let cases = CASES.into_iter().map(|case| {
-            progress(case);
+            progress(&case.to_string());
             let started = Instant::now();
             let outcome = run(&backend, case);
             CaseReport {
@@ -72,15 +76,21 @@ impl ConformanceReport {
             version: env!("CARGO_PKG_VERSION"),
             built_for: built_for(),
             system: root.text("proc/version").unwrap_or_default(),
+            kernels,
             cases: cases.collect(),
             device,
             machine: examine(&root),
         })
     }
 
-    /// The exit code that tells whether all cases passed.
+    /// The exit code that tells whether all checks passed.
     #[must_use]
     pub fn exit(&self) -> Exit {
-        if self.cases.iter().all(|case| case.passed) { Exit::Success } else { Exit::Broken }
+        let kernels = self.kernels.iter().all(|kernel| kernel.error.is_none());
+        if kernels && self.cases.iter().all(|case| case.passed) {
+            Exit::Success
+        } else {
+            Exit::Broken
+        }
     }
 }

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use hindsight_gpu_worker::device::conformance::KernelOutcome;
+
 use crate::doctor::{CaseReport, ConformanceReport};
 
 impl fmt::Display for ConformanceReport {
@@ -12,9 +14,17 @@ impl fmt::Display for ConformanceReport {
         }
         writeln!(f, ", on {}", self.system)?;
         writeln!(f, "{}: {}\n", self.device.device, self.device.name)?;
+        for KernelOutcome { kernel, cases, error } in &self.kernels {
+            match error {
+                None => writeln!(f, "passed  kernel {kernel}: {cases} cases")?,
+                Some(error) => writeln!(f, "FAILED  kernel {kernel}: {error}")?,
+            }
+        }
         self.cases.iter().try_for_each(|case| writeln!(f, "{case}"))?;
-        let passed = self.cases.iter().filter(|case| case.passed).count();
-        writeln!(f, "\n{passed} of {} cases passed on {}\n", self.cases.len(), self.device.name)?;
+        let passed = self.cases.iter().filter(|case| case.passed).count()
+            + self.kernels.iter().filter(|kernel| kernel.error.is_none()).count();
+        let checks = self.cases.len() + self.kernels.len();
+        writeln!(f, "\n{passed} of {checks} checks passed on {}\n", self.device.name)?;
         write!(f, "{}", self.machine)
     }
 }

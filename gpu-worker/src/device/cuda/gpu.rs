@@ -8,7 +8,8 @@ use hindsight_protocol::arena::{Arena, Layout};
 use hindsight_protocol::telemetry::WorkerCounters;
 
 use super::error::tried;
-use super::{CudaDevice, CudaError, MemoryPlan};
+use super::{CudaDevice, CudaError, MemoryPlan, kernel_checks};
+use crate::device::conformance::KernelOutcome;
 use crate::device::probe::MOCK_DEVICE;
 use crate::device::{Demand, DeviceError};
 
@@ -45,6 +46,17 @@ impl Gpu {
     pub fn check(&self, layout: &Layout, demand: Demand) -> Result<(), CudaError> {
         let weights = if self.model.is_cpu() { 0 } else { demand.weights };
         MemoryPlan::new(layout, Demand { weights, ..demand }).check(self.stream.context())
+    }
+
+    /// Runs the kernels' own checks; `progress` hears of each before it begins.
+    ///
+    /// # Errors
+    /// [`CudaError`] if the kernels cannot be loaded.
+    pub fn check_kernels(
+        &self,
+        progress: &mut dyn FnMut(&str),
+    ) -> Result<Vec<KernelOutcome>, CudaError> {
+        kernel_checks::run(&self.stream, progress)
     }
 
     /// Prepares attention over `arena`.

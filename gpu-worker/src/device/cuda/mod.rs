@@ -16,6 +16,7 @@
 mod error;
 mod gpu;
 mod host;
+mod kernel_checks;
 mod kernels;
 mod lists;
 mod memory;
