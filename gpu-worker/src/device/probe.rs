@@ -225,7 +225,7 @@ fn gpu(number: u32) -> Result<DeviceDescription, DeviceUnavailable> {
     Ok(DeviceDescription { device, name, gpu: Some(gpu) })
 }
 
-/// Whether a GPU can run the program's kernels. Ours are compiled for any GPU from [`LEAST_CAPABILITY`] on. Of candle's, some
+/// Whether a GPU can run the program's kernels. Ours are compiled for any GPU from 8.0 on. Of candle's, some
 /// hold code for one architecture alone: up to 8.9 that runs on later ones of the same major number, from 9.0 on nowhere else.
 ///
 /// # Errors

@@ -1,14 +1,14 @@
 //! Attention on a GPU whose memory does not hold the KV cache.
 //!
 //! The arena is page-locked, slab by slab, so that the GPU reads and writes it by itself; where it cannot be, the worker
-//! copies through page-locked memory ([`host`]). New keys and values are stored in it by the same kernel that stores them on
+//! copies through page-locked memory (`host`). New keys and values are stored in it by the same kernel that stores them on
 //! the GPU. Three kinds of layers and phases differ in where the keys come from:
 //!
 //! * the first, dense layers lie on the GPU with the whole context;
 //! * the others have a block cache. The blocks of a selection that it lacks are gathered on a stream of their own, while
-//!   those that it holds are attended; both results are merged by their log-sum-exp ([`selected`]);
+//!   those that it holds are attended; both results are merged by their log-sum-exp (`selected`);
 //! * a prompt's chunks, and decode steps that attend to every key, see the text so far pass through two buffers in turn, so
-//!   that one part is attended while the next one comes ([`passing`]).
+//!   that one part is attended while the next one comes (`passing`).
 //!
 //! Nothing waits for the whole device. The host waits for the compute stream once per layer, for the queries, and the copy
 //! stream and the compute stream wait for each other by events.
