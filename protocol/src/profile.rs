@@ -35,6 +35,45 @@ pub enum Activity {
     Audit,
     /// The indexer took in keys or queries of the prompt.
     Learn,
+    /// The GPU gathered blocks that its cache lacked; bytes are theirs.
+    GpuGather,
+    /// The GPU copied a part of a layer's keys and values that only passes through; bytes are its size.
+    GpuCopy,
+    /// The GPU stored new keys and values; bytes are those that went to host memory.
+    GpuAppend,
+    /// The GPU attended to blocks that its cache held already.
+    GpuAttendHits,
+    /// The GPU attended to blocks that had been gathered.
+    GpuAttendMisses,
+    /// The GPU attended one token to a dense layer, or to a part that passes through.
+    GpuAttendAll,
+    /// The GPU attended a prompt's chunk to a dense layer, to a part that passes through, or to itself.
+    GpuPrefill,
+}
+
+/// A queue of a GPU: what is in it is done in order, beside what is in another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum GpuStream {
+    /// Brings keys and values from host memory.
+    Copy,
+    /// Stores and attends.
+    Compute,
+}
+
+impl Activity {
+    /// The GPU's stream that it happened on; none for what the host did.
+    #[must_use]
+    pub const fn gpu_stream(self) -> Option<GpuStream> {
+        match self {
+            Self::GpuGather | Self::GpuCopy => Some(GpuStream::Copy),
+            Self::GpuAppend
+            | Self::GpuAttendHits
+            | Self::GpuAttendMisses
+            | Self::GpuAttendAll
+            | Self::GpuPrefill => Some(GpuStream::Compute),
+            _ => None,
+        }
+    }
 }
 
 /// Something that a process did, from one moment to another.
@@ -104,10 +143,22 @@ impl Recorder {
         Moment(self.file.is_some().then(now))
     }
 
+    /// Whether events are recorded.
+    #[must_use]
+    pub const fn is_recording(&self) -> bool {
+        self.file.is_some()
+    }
+
     /// Records what has been done since a moment.
     pub fn record(&mut self, activity: Activity, since: Moment, detail: Detail) {
-        let (Some(file), Some(began_ns)) = (&mut self.file, since.0) else { return };
-        let event = Event { activity, began_ns, ended_ns: now(), detail };
+        if let Some(began_ns) = since.0 {
+            self.record_event(Event { activity, began_ns, ended_ns: now(), detail });
+        }
+    }
+
+    /// Records what was done at a time that has been found out otherwise.
+    pub fn record_event(&mut self, event: Event) {
+        let Some(file) = &mut self.file else { return };
         if let Err(error) = bincode::serde::encode_into_std_write(event, file, config::standard()) {
             // What comes after a gap cannot be read.
             self.failure = Some(io::Error::other(error));
@@ -127,13 +178,15 @@ impl Recorder {
     }
 }
 
-fn now() -> u64 {
+/// Nanoseconds of the system's monotonic clock.
+#[must_use]
+pub fn now() -> u64 {
     let time = clock_gettime(ClockId::Monotonic);
     let part = |number: i64| u64::try_from(number).unwrap_or(0);
     part(time.tv_sec) * 1_000_000_000 + part(time.tv_nsec)
 }
 
-/// The events in the file at `path`, in the order in which they ended.
+/// The events in the file at `path`, in the order in which they were recorded.
 ///
 /// # Errors
 /// The file cannot be read, or holds something else.
@@ -173,6 +226,21 @@ mod tests {
             events.iter().all(|event| event.detail == detail && event.began_ns <= event.ended_ns)
         );
         assert!(events.is_sorted_by_key(|event| event.ended_ns));
+    }
+
+    #[test]
+    fn an_event_keeps_the_time_that_it_is_given() {
+        let file =
+            std::env::temp_dir().join(format!("hindsight-profile-gpu-{}", std::process::id()));
+        let mut recorder = Recorder::new(Some(&file)).unwrap();
+        let activity = Activity::GpuGather;
+        let event = Event { activity, began_ns: 5, ended_ns: 9, detail: Detail::default() };
+        recorder.record_event(event);
+        recorder.finish().unwrap();
+        let events = read(&file).unwrap();
+        std::fs::remove_file(&file).unwrap();
+        assert_eq!(events, [event]);
+        assert_eq!(event.activity.gpu_stream(), Some(GpuStream::Copy));
     }
 
     #[test]

@@ -126,6 +126,7 @@ impl<'a> ArenaAttention<'a> {
         self.link.ask(&Request::Reserve { sequence: SEQUENCE, tokens: tokens as u64 })?;
         self.arena.tables().read_slabs(SEQUENCE, &mut self.slabs)?;
         self.device.open(&self.slabs, kept)?;
+        self.device.record_timeline(&mut self.recorder)?;
         self.plan = plan;
         self.phase = Phase::Prefill { prompt_tokens };
         Ok(())
@@ -142,6 +143,7 @@ impl<'a> ArenaAttention<'a> {
             self.phase = Phase::Decode;
         }
         self.device.settle()?;
+        self.device.record_timeline(&mut self.recorder)?;
         Ok(self.arena.tables().publish(SEQUENCE, tokens as u64)?)
     }
 

@@ -187,6 +187,15 @@ pub trait AttentionDevice: fmt::Debug + Send {
     /// # Errors
     /// [`DeviceError`].
     fn stretch(&mut self, tokens: usize, stretched_to: usize) -> Result<(), DeviceError>;
+
+    /// Waits for what is queued and tells `recorder` when each of it was done, if that is not recorded anyway. A device that
+    /// works beside the host takes times from the first call with a recorder that records; with another, nothing happens.
+    ///
+    /// # Errors
+    /// [`DeviceError`].
+    fn record_timeline(&mut self, _recorder: &mut Recorder) -> Result<(), DeviceError> {
+        Ok(())
+    }
 }
 
 /// Lends the elements of a tensor in host memory.

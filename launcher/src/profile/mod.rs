@@ -1,6 +1,7 @@
 //! What a run did when: a trace for Perfetto, a summary for scripts, a page for people.
 
 mod chrome;
+mod gpu;
 mod page;
 mod plots;
 mod summary;
@@ -16,6 +17,7 @@ use serde::Serialize;
 use crate::error::{Error, Exit};
 use crate::supervise::Role;
 
+pub use gpu::{GpuFigures, ProfiledGpu, StreamFigures};
 pub use summary::Summary;
 
 /// The folder that a profile is written to.
@@ -41,6 +43,9 @@ pub struct ProfiledRun {
     pub block_bytes: u64,
     /// Bytes of the model's file, which travel to the device once.
     pub weight_bytes: u64,
+    /// The GPU that computed; none if the device was the CPU. In the figures it is part of what it did.
+    #[serde(skip)]
+    pub gpu: Option<ProfiledGpu>,
 }
 
 /// Everything that the processes recorded.
@@ -48,6 +53,16 @@ pub struct ProfiledRun {
 struct Recorded {
     worker: Vec<Event>,
     indexer: Vec<Event>,
+    /// What the worker's GPU did; empty if the device was the CPU.
+    gpu: Vec<Event>,
+}
+
+impl Recorded {
+    fn new(worker: Vec<Event>, indexer: Vec<Event>) -> Self {
+        let (gpu, worker) =
+            worker.into_iter().partition(|event| event.activity.gpu_stream().is_some());
+        Self { worker, indexer, gpu }
+    }
 }
 
 impl ProfileFolder {
@@ -83,9 +98,9 @@ impl ProfileFolder {
 
     fn convert(&self, run: ProfiledRun) -> std::io::Result<()> {
         let files = [Role::GpuWorker, Role::CpuIndexer].map(|role| self.events(role));
-        let recorded = Recorded { worker: read(&files[0])?, indexer: read(&files[1])? };
+        let recorded = Recorded::new(read(&files[0])?, read(&files[1])?);
         let mut trace = BufWriter::new(File::create(self.path.join("trace.json"))?);
-        chrome::write(&recorded, &mut trace)?;
+        chrome::write(run.gpu.as_ref(), &recorded, &mut trace)?;
         trace.flush()?;
         let summary = Summary::new(run, &recorded);
         fs::write(self.path.join("summary.json"), serde_json::to_vec(&summary)?)?;

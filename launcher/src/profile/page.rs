@@ -2,15 +2,15 @@
 
 use std::fmt::Write;
 
-use hindsight_protocol::profile::Activity;
+use hindsight_protocol::profile::{Activity, Event, GpuStream};
 use hindsight_protocol::records::AttentionPolicy;
 use indicatif::HumanBytes;
 use plotters::style::RGBColor;
 
 use super::plots::{Bar, Line, heat_map, lines, timeline};
 use super::summary::{StepFigures, Summary, Traffic};
-use super::{ProfiledRun, Recorded, microseconds};
-use crate::report::page::page as whole_page;
+use super::{GpuFigures, ProfiledRun, Recorded, StreamFigures, microseconds};
+use crate::report::page::{escape, page as whole_page};
 use crate::report::plot::{COLOURS, PlotError};
 use crate::report::spread::Percentiles;
 
@@ -25,16 +25,35 @@ const SHOWN: [(Activity, &str, RGBColor); 7] = [
     (Activity::Audit, "audit", RGBColor(128, 128, 128)),
 ];
 
+/// What it tells apart on a GPU.
+const SHOWN_ON_GPU: [(Activity, &str, RGBColor); 6] = [
+    (Activity::GpuGather, "gather", COLOURS[1]),
+    (Activity::GpuCopy, "copy", COLOURS[3]),
+    (Activity::GpuAppend, "append", COLOURS[4]),
+    (Activity::GpuAttendHits, "attend to hits", COLOURS[0]),
+    (Activity::GpuAttendMisses, "attend to misses", COLOURS[2]),
+    (Activity::GpuAttendAll, "attend to all", COLOURS[5]),
+];
+
 /// The page.
 pub(super) fn page(summary: &Summary, recorded: &Recorded) -> Result<String, PlotError> {
     let ProfiledRun { model, attention, prompt_tokens, .. } = &summary.run;
     let title = format!("{model} with {attention} attention");
+    let device = summary.run.gpu.as_ref().map_or_else(
+        || {
+            "The device was the CPU: bytes are those that would have travelled to and from a device of its own."
+                .to_owned()
+        },
+        |gpu| format!("The device was {}.", escape(&gpu.to_string())),
+    );
     let mut out = format!(
-        "<p>{} decode steps after a prompt of {prompt_tokens} tokens. The device was the CPU: bytes are those that \
-         would have travelled to and from a device of its own.</p>\n",
+        "<p>{} decode steps after a prompt of {prompt_tokens} tokens. {device}</p>\n",
         summary.steps.len(),
     );
     totals(summary, &mut out);
+    if let Some(gpu) = &summary.gpu {
+        streams(gpu, &mut out);
+    }
     percentiles(summary, &mut out);
     if summary.steps.is_empty() {
         out.push_str("<p>No decode step was taken.</p>\n");
@@ -68,7 +87,7 @@ pub(super) fn page(summary: &Summary, recorded: &Recorded) -> Result<String, Plo
         );
     }
     let (step, plot) = one_step(summary, recorded)?;
-    section("One step", &format!("The median step, at position {step}.{}", key()), plot);
+    section("One step", &format!("The median step, at position {step}.{}", key(summary)), plot);
     Ok(whole_page(&title, &out))
 }
 
@@ -102,6 +121,32 @@ fn totals(summary: &Summary, out: &mut String) {
         "</table>\n<p>Decode moved {:.2} % of what full streaming would have.</p>",
         summary.share_of_full_streaming * 100.0
     );
+}
+
+fn streams(GpuFigures { gpu, prefill, decode }: &GpuFigures, out: &mut String) {
+    let modelled = if gpu.modelled_link.is_some() { ", modelled" } else { "" };
+    let _ = writeln!(
+        out,
+        "<table><tr><th class=\"text\">GPU streams{modelled}</th><th>gathered</th><th>passed through</th>\
+         <th>copying, ms</th><th>attention, ms</th><th>both at once, ms</th><th>of copying</th></tr>"
+    );
+    for (name, figures) in [("prompt", prefill), ("decode", decode)] {
+        let StreamFigures { copy_busy_us, compute_busy_us, overlap_us, overlap_share, .. } =
+            figures;
+        let share =
+            overlap_share.map_or_else(String::new, |share| format!("{:.1} %", share * 100.0));
+        let _ = writeln!(
+            out,
+            "<tr><td class=\"text\">{name}</td><td>{}</td><td>{}</td><td>{:.3}</td><td>{:.3}</td><td>{:.3}</td>\
+             <td>{share}</td></tr>",
+            HumanBytes(figures.gathered_bytes),
+            HumanBytes(figures.passed_bytes),
+            copy_busy_us / 1e3,
+            compute_busy_us / 1e3,
+            overlap_us / 1e3,
+        );
+    }
+    out.push_str("</table>\n");
 }
 
 fn percentiles(summary: &Summary, out: &mut String) {
@@ -207,24 +252,34 @@ fn one_step(summary: &Summary, recorded: &Recorded) -> Result<(u64, String), Plo
         .iter()
         .find(|event| event.activity == Activity::Step && event.detail.position == position)
         .ok_or("a step without an event")?;
+    let on_stream = |stream| recorded.gpu.iter().filter(move |event| is_on(event, stream));
     let mut bars = Vec::new();
-    for (row, events) in [&recorded.worker, &recorded.indexer].into_iter().enumerate() {
-        for event in events.iter().filter(|event| event.detail.position == position) {
-            let Some(&(_, _, colour)) = SHOWN.iter().find(|shown| shown.0 == event.activity) else {
-                continue;
-            };
+    let mut show = |row: usize, event: &Event| {
+        let mut shown = SHOWN.iter().chain(&SHOWN_ON_GPU);
+        let colour = shown.find(|shown| shown.0 == event.activity).map(|shown| shown.2);
+        if let Some(colour) = colour.filter(|_| event.detail.position == position) {
             let since = |time: u64| microseconds(time.saturating_sub(step.began_ns));
-            let (from, to) = (since(event.began_ns), since(event.ended_ns));
-            bars.push(Bar { row, from, to, colour });
+            bars.push(Bar { row, from: since(event.began_ns), to: since(event.ended_ns), colour });
         }
-    }
-    Ok((position, timeline("microseconds", &["worker", "indexer"], &bars)?))
+    };
+    recorded.worker.iter().for_each(|event| show(0, event));
+    recorded.indexer.iter().for_each(|event| show(1, event));
+    on_stream(GpuStream::Copy).for_each(|event| show(2, event));
+    on_stream(GpuStream::Compute).for_each(|event| show(3, event));
+    let rows = ["worker", "indexer", "GPU copy", "GPU compute"];
+    let rows = if recorded.gpu.is_empty() { &rows[..2] } else { &rows };
+    Ok((position, timeline("microseconds", rows, &bars)?))
+}
+
+fn is_on(event: &Event, stream: GpuStream) -> bool {
+    event.activity.gpu_stream() == Some(stream)
 }
 
 /// What the colours of the timeline mean.
-fn key() -> String {
+fn key(summary: &Summary) -> String {
     let mut out = String::new();
-    for (_, name, RGBColor(red, green, blue)) in SHOWN {
+    let on_gpu: &[_] = if summary.gpu.is_some() { &SHOWN_ON_GPU } else { &[] };
+    for &(_, name, RGBColor(red, green, blue)) in SHOWN.iter().chain(on_gpu) {
         let _ = write!(
             out,
             "<span class=\"key\" style=\"background: rgb({red}, {green}, {blue})\"></span>{name}"

@@ -6,7 +6,7 @@ use hindsight_protocol::profile::{Activity, Event};
 use hindsight_protocol::records::AttentionPolicy;
 use serde::Serialize;
 
-use super::{ProfiledRun, Recorded, microseconds};
+use super::{GpuFigures, ProfiledRun, Recorded, StreamFigures, microseconds};
 use crate::report::spread::Percentiles;
 
 /// Bytes by why they travelled, or would have with a device of its own.
@@ -78,8 +78,11 @@ pub struct Summary {
     /// What was run.
     #[serde(flatten)]
     pub run: ProfiledRun,
-    /// Whether bytes travelled a link, or would have: the device was the CPU.
+    /// Whether no real link was travelled: the device was the CPU, or the link was modelled.
     pub modelled_link: bool,
+    /// What the GPU did; none if the device was the CPU.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<GpuFigures>,
     /// Bytes of the prompt's keys and values, on their way to host memory.
     pub prefill_bytes: u64,
     /// Bytes by reason, over all decode steps.
@@ -104,7 +107,7 @@ pub struct Summary {
 
 impl Summary {
     pub(super) fn new(run: ProfiledRun, recorded: &Recorded) -> Self {
-        let Recorded { worker, indexer } = recorded;
+        let Recorded { worker, indexer, gpu: on_gpu } = recorded;
         let mut steps: BTreeMap<u64, StepFigures> = BTreeMap::new();
         let mut layers: BTreeMap<u32, LayerFigures> = BTreeMap::new();
         for event in worker.iter().filter(|event| event.activity == Activity::Step) {
@@ -155,8 +158,16 @@ impl Summary {
         };
         let hits = blocks(|event| event.detail.hit_blocks);
         let misses = blocks(|event| event.detail.miss_blocks);
+        let gpu = run.gpu.clone().map(|gpu| {
+            let is_decode = |event: &&Event| steps.contains_key(&event.detail.position);
+            let part = |decode: bool| {
+                StreamFigures::of(on_gpu.iter().filter(move |event| is_decode(event) == decode))
+            };
+            GpuFigures { gpu, prefill: part(false), decode: part(true) }
+        });
         Self {
-            modelled_link: true,
+            modelled_link: run.gpu.as_ref().is_none_or(|gpu| gpu.modelled_link.is_some()),
+            gpu,
             prefill_bytes: worker
                 .iter()
                 .filter(|event| event.activity == Activity::Prefill)
@@ -202,6 +213,7 @@ fn ratio(part: u64, whole: u64) -> Option<f64> {
 mod tests {
     use hindsight_protocol::profile::Detail;
 
+    use super::super::ProfiledGpu;
     use super::*;
 
     fn event(activity: Activity, began_ns: u64, ended_ns: u64, detail: Detail) -> Event {
@@ -217,6 +229,7 @@ mod tests {
             token_bytes: 64,
             block_bytes: 200,
             weight_bytes: 0,
+            gpu: None,
         }
     }
 
@@ -248,7 +261,7 @@ mod tests {
         worker.push(event(Activity::Prefill, 0, 1, prompt));
         // What is not part of a decode step does not count as one's traffic.
         indexer.push(event(Activity::Learn, 0, 1, at(0, 0)));
-        let summary = Summary::new(run(), &Recorded { worker, indexer });
+        let summary = Summary::new(run(), &Recorded::new(worker, indexer));
         assert_eq!(summary.prefill_bytes, 6400);
         let expected = Traffic { miss: 2400, repair: 1200, append: 192, query: 96, hit: 7200 };
         assert_eq!(summary.decode_bytes, expected);
@@ -271,8 +284,28 @@ mod tests {
     }
 
     #[test]
+    fn a_gpu_is_counted_by_phase_and_only_there() {
+        let at = |position, bytes| Detail { position, bytes, ..Detail::default() };
+        let worker = vec![
+            event(Activity::GpuCopy, 0, 1000, at(0, 512)),
+            event(Activity::GpuGather, 3000, 4000, at(100, 4096)),
+            event(Activity::Step, 2000, 5000, at(100, 0)),
+        ];
+        let gpu = ProfiledGpu { name: "H100".to_owned(), modelled_link: None };
+        let run = ProfiledRun { gpu: Some(gpu), ..run() };
+        let summary = Summary::new(run, &Recorded::new(worker, Vec::new()));
+        assert!(!summary.modelled_link);
+        let json = serde_json::to_value(&summary).unwrap();
+        assert_eq!(json["gpu"]["name"], "H100");
+        assert_eq!(json["gpu"]["prefill"]["passed_bytes"], 512);
+        assert_eq!(json["gpu"]["decode"]["gathered_bytes"], 4096);
+        assert_eq!(json["gpu"]["decode"]["overlap_share"], 0.0);
+        assert_eq!(summary.decode_bytes, Traffic::default());
+    }
+
+    #[test]
     fn a_run_without_steps_has_no_percentiles() {
-        let empty = Recorded { worker: Vec::new(), indexer: Vec::new() };
+        let empty = Recorded::new(Vec::new(), Vec::new());
         let summary = Summary::new(run(), &empty);
         assert!(summary.step_us.is_none() && summary.hit_rate.is_none());
         assert_eq!(summary.share_of_full_streaming, 0.0);

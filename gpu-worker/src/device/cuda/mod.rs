@@ -11,7 +11,8 @@
 //!   that one part is attended while the next one comes (`passing`).
 //!
 //! Nothing waits for the whole device. The host waits for the compute stream once per layer, for the queries, and the copy
-//! stream and the compute stream wait for each other by events.
+//! stream and the compute stream wait for each other by events. Where a run is profiled, events also tell what was done when
+//! ([`timeline`]).
 
 mod error;
 mod gpu;
@@ -27,6 +28,7 @@ mod registered;
 mod selected;
 mod sizes;
 mod tensors;
+mod timeline;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -35,6 +37,7 @@ use candle_core::{Device, Tensor};
 use cudarc::driver::{CudaContext, CudaEvent, CudaStream};
 use hindsight_protocol::arena::Arena;
 use hindsight_protocol::geometry::{Geometry, KvDtype};
+use hindsight_protocol::profile::{Activity, Recorder};
 use hindsight_protocol::telemetry::WorkerCounters;
 
 pub use error::CudaError;
@@ -52,6 +55,7 @@ use pools::{BlockCache, Pool};
 use selected::Selection;
 use sizes::Sizes;
 use tensors::{Download, Elements, Upload};
+use timeline::{Timeline, detail};
 
 /// No slot of a pool.
 const NO_SLOT: u32 = u32::MAX;
@@ -89,6 +93,7 @@ pub struct CudaDevice<'a> {
     appended: Option<CudaEvent>,
     /// What the step at hand attends to.
     selection: Selection,
+    timeline: Timeline,
 }
 
 /// Keys and values out of range, counted on the GPU.
@@ -160,6 +165,7 @@ impl<'a> CudaDevice<'a> {
             newest: None,
             appended: None,
             selection: Selection::default(),
+            timeline: Timeline::new(Arc::clone(context)),
             context: Arc::clone(context),
             geometry,
             sizes,
@@ -211,7 +217,9 @@ impl<'a> CudaDevice<'a> {
         self.lists.send(&self.compute)?;
         let splits = number(self.sizes.splits_of(blocks));
         let (keys, parts, partials) = (self.resident_keys(layer), [0, splits], self.partials());
+        let began = self.timeline.point(&self.compute)?;
         self.kernels.decode(&self.compute, queries.address, keys, lengths, parts, partials)?;
+        self.timeline.span(&self.compute, began, Activity::GpuAttendAll, detail(chunk, 0))?;
         self.lists.end(&self.compute)?;
         self.merge_partials(splits)
     }
@@ -234,6 +242,7 @@ impl<'a> CudaDevice<'a> {
         let blocks = start / block_tokens..(start + tokens).div_ceil(block_tokens);
         let places = (0..kv_heads).flat_map(|head| blocks.clone().map(move |block| (head, block)));
         let mut targets = Targets::default();
+        let mut to_host = 0;
         self.lists.begin()?;
         if self.host.is_staged() {
             self.append_on_host(chunk, keys, values)?;
@@ -241,8 +250,8 @@ impl<'a> CudaDevice<'a> {
             let host = &self.host;
             let addresses = places.clone().map(|(head, block)| host.address(layer, head, block));
             targets.host_blocks = self.lists.add_addresses(addresses);
-            let bytes = 2 * keys.elem_count() * KvDtype::BYTES;
-            self.counters.to_host_bytes.add(bytes as u64);
+            to_host = (2 * keys.elem_count() * KvDtype::BYTES) as u64;
+            self.counters.to_host_bytes.add(to_host);
         }
         if layer < self.dense_layers {
             targets.slots =
@@ -252,7 +261,14 @@ impl<'a> CudaDevice<'a> {
         self.lists.send(&self.compute)?;
         let rows = Rows { tokens: number(tokens), first_row: number(start % block_tokens) };
         if targets.host_blocks != 0 || targets.pool != 0 {
+            let began = self.timeline.point(&self.compute)?;
             self.store(rows, targets)?;
+            self.timeline.span(
+                &self.compute,
+                began,
+                Activity::GpuAppend,
+                detail(chunk, to_host),
+            )?;
         }
         self.lists.end(&self.compute)?;
         self.appended = Some(mark(&self.compute)?);
@@ -348,7 +364,9 @@ impl AttentionDevice for CudaDevice<'_> {
             copy_to_host(&self.compute, address, pinned)?;
             copy_to_host(&self.compute, device.at(0), overflowed.as_mut_slice())?;
         }
+        let anchor = self.timeline.point(&self.compute)?;
         reach(&mark(&self.compute)?)?;
+        self.timeline.resolve(anchor)?;
         into.clear();
         into.extend_from_slice(pinned);
         self.counters.to_host_bytes.add(size_of_val(pinned) as u64);
@@ -380,6 +398,14 @@ impl AttentionDevice for CudaDevice<'_> {
         self.settle()?;
         self.host.stretch(tokens, stretched_to);
         self.reload_resident(tokens..stretched_to)
+    }
+
+    fn record_timeline(&mut self, recorder: &mut Recorder) -> Result<(), DeviceError> {
+        if recorder.is_recording() {
+            self.timeline.start();
+            self.timeline.record(&self.compute, recorder)?;
+        }
+        Ok(())
     }
 }
 

@@ -4,13 +4,16 @@ use std::iter;
 use std::sync::Arc;
 
 use candle_core::Tensor;
+use cudarc::driver::sys::CUdeviceptr;
 use cudarc::driver::{CudaContext, CudaEvent, CudaStream};
 use hindsight_protocol::geometry::Geometry;
+use hindsight_protocol::profile::Activity;
 
 use super::error::{CudaError, mark, reach, wait_for};
 use super::kernels::{KeyLists, Rows, Span, Targets};
 use super::memory::{DeviceBuffer, PinnedBuffer, copy_to_device};
 use super::pools::{FRESH_TOKENS, PART_TOKENS, Pool};
+use super::timeline::detail;
 use super::{CudaDevice, number};
 use crate::device::{Chunk, DeviceError};
 
@@ -93,21 +96,21 @@ impl CudaDevice<'_> {
         };
         if layer < self.dense_layers {
             let keys = self.resident_keys(layer);
-            self.kernels.prefill(&self.compute, queries.address, keys, span, results)?;
+            self.prefill_span(chunk, queries.address, keys, span, results)?;
         } else {
             let block_tokens = self.geometry.block_tokens as usize;
             let before = start / block_tokens * block_tokens;
             let mut done = 0;
             while done < before {
                 let part_tokens = PART_TOKENS.min(before - done);
-                let (part, keys) = self.bring_part(layer, done, part_tokens)?;
+                let (part, keys) = self.bring_part(chunk, done, part_tokens)?;
                 let part_span = Span {
                     key_start: number(done),
                     key_tokens: number(part_tokens),
                     accumulate: done > 0,
                     ..span
                 };
-                self.kernels.prefill(&self.compute, queries.address, keys, part_span, results)?;
+                self.prefill_span(chunk, queries.address, keys, part_span, results)?;
                 self.passing.parts[part].free = Some(mark(&self.compute)?);
                 done += part_tokens;
             }
@@ -118,7 +121,7 @@ impl CudaDevice<'_> {
                 accumulate: before > 0,
                 ..span
             };
-            self.kernels.prefill(&self.compute, queries.address, keys, own, results)?;
+            self.prefill_span(chunk, queries.address, keys, own, results)?;
         }
         self.download.tensor(&self.compute, output, (tokens, width))
     }
@@ -126,11 +129,11 @@ impl CudaDevice<'_> {
     /// Attends one token's queries to the whole text of a layer that does not lie on the GPU.
     pub(super) fn attend_passing(
         &mut self,
-        Chunk { layer, start, .. }: Chunk,
+        chunk: Chunk,
         queries: &Tensor,
     ) -> Result<Tensor, DeviceError> {
         let queries = self.uploads[0].elements(&self.compute, queries)?;
-        let (end, block_tokens) = (start + 1, self.geometry.block_tokens as usize);
+        let (end, block_tokens) = (chunk.start + 1, self.geometry.block_tokens as usize);
         let kv_heads = self.geometry.kv_heads as usize;
         let mut first_split = 0;
         let mut done = 0;
@@ -142,9 +145,10 @@ impl CudaDevice<'_> {
             let lengths = [blocks, last]
                 .map(|length| self.lists.add(iter::repeat_n(number(length), kv_heads)));
             self.lists.send(&self.compute)?;
-            let (part, keys) = self.bring_part(layer, done, part_tokens)?;
+            let (part, keys) = self.bring_part(chunk, done, part_tokens)?;
             let splits = number(self.sizes.splits_of(blocks).min(PART_SPLITS));
             let partials = self.partials();
+            let began = self.timeline.point(&self.compute)?;
             self.kernels.decode(
                 &self.compute,
                 queries.address,
@@ -153,6 +157,7 @@ impl CudaDevice<'_> {
                 [first_split, splits],
                 partials,
             )?;
+            self.timeline.span(&self.compute, began, Activity::GpuAttendAll, detail(chunk, 0))?;
             self.passing.parts[part].free = Some(mark(&self.compute)?);
             self.lists.end(&self.compute)?;
             first_split += splits;
@@ -161,15 +166,30 @@ impl CudaDevice<'_> {
         self.merge_partials(first_split)
     }
 
-    /// Brings `tokens` tokens of a layer, the first at `start`, into the part whose turn it is; returns its number, and the
+    /// Queues one launch of prefill attention for `chunk`.
+    fn prefill_span(
+        &mut self,
+        chunk: Chunk,
+        queries: CUdeviceptr,
+        keys: KeyLists,
+        span: Span,
+        results: [CUdeviceptr; 2],
+    ) -> Result<(), CudaError> {
+        let began = self.timeline.point(&self.compute)?;
+        self.kernels.prefill(&self.compute, queries, keys, span, results)?;
+        self.timeline.span(&self.compute, began, Activity::GpuPrefill, detail(chunk, 0))
+    }
+
+    /// Brings `tokens` tokens of the chunk's layer, the first at `start`, into the part whose turn it is; returns its number, and the
     /// lists of its blocks.
     fn bring_part(
         &mut self,
-        layer: usize,
+        chunk: Chunk,
         start: usize,
         tokens: usize,
     ) -> Result<(usize, KeyLists), CudaError> {
-        let Self { passing, host, copy, compute, appended, geometry, counters, .. } = self;
+        let Self { passing, host, copy, compute, appended, geometry, counters, timeline, .. } =
+            self;
         let turn = start / PART_TOKENS % 2;
         let part = &mut passing.parts[turn];
         if let Some(free) = part.free.take() {
@@ -182,14 +202,16 @@ impl CudaDevice<'_> {
         let blocks = start / block_tokens..(start + tokens).div_ceil(block_tokens);
         let mut runs = Vec::new();
         for kv_head in 0..geometry.kv_heads as usize {
-            for run in host.runs(layer, kv_head, blocks.clone()) {
+            for run in host.runs(chunk.layer, kv_head, blocks.clone()) {
                 let slot = kv_head * passing.part_blocks + run.block - blocks.start;
                 runs.push((run, part.pool.slot(slot)));
             }
         }
+        let bytes = (blocks.len() * geometry.kv_heads as usize * geometry.block_bytes()) as u64;
+        let began = timeline.point(copy)?;
         host.copy_runs(copy, &runs)?;
-        let bytes = blocks.len() * geometry.kv_heads as usize * geometry.block_bytes();
-        counters.passing_bytes.add(bytes as u64);
+        timeline.span(copy, began, Activity::GpuCopy, detail(chunk, bytes))?;
+        counters.passing_bytes.add(bytes);
         wait_for(compute, &mark(copy)?)?;
         let keys = KeyLists {
             pool: part.pool.slot(0),
@@ -200,11 +222,8 @@ impl CudaDevice<'_> {
     }
 
     /// Lays the keys and values of a chunk out in blocks, with the tokens from `before` on that share its first block.
-    fn lay_fresh(
-        &mut self,
-        Chunk { layer, start, tokens }: Chunk,
-        before: usize,
-    ) -> Result<KeyLists, CudaError> {
+    fn lay_fresh(&mut self, chunk: Chunk, before: usize) -> Result<KeyLists, CudaError> {
+        let Chunk { layer, start, tokens } = chunk;
         let kv_heads = self.geometry.kv_heads as usize;
         let stride = self.passing.fresh_blocks;
         let block_tokens = self.geometry.block_tokens as usize;
@@ -218,8 +237,11 @@ impl CudaDevice<'_> {
                     self.host.runs(layer, kv_head, block..block + 1).map(move |run| (run, target))
                 })
                 .collect();
+            let bytes = (kv_heads * self.geometry.block_bytes()) as u64;
+            let began = self.timeline.point(&self.copy)?;
             self.host.copy_runs(&self.copy, &runs)?;
-            self.counters.passing_bytes.add((kv_heads * self.geometry.block_bytes()) as u64);
+            self.timeline.span(&self.copy, began, Activity::GpuCopy, detail(chunk, bytes))?;
+            self.counters.passing_bytes.add(bytes);
             wait_for(&self.compute, &mark(&self.copy)?)?;
         }
         let rows = Rows { tokens: number(tokens), first_row: number(start - before) };
@@ -230,7 +252,9 @@ impl CudaDevice<'_> {
         let slots = self.lists.add(slots.map(number));
         self.lists.send(&self.compute)?;
         let pool = self.passing.fresh.slot(0);
+        let began = self.timeline.point(&self.compute)?;
         self.store(rows, Targets { pool, slots, ..Targets::default() })?;
+        self.timeline.span(&self.compute, began, Activity::GpuAppend, detail(chunk, 0))?;
         self.lists.end(&self.compute)?;
         let slots = self.passing.identity.at(0);
         Ok(KeyLists { pool, slots, stride: number(stride) })

@@ -3,10 +3,12 @@
 use std::iter;
 
 use candle_core::Tensor;
+use hindsight_protocol::profile::{Activity, Detail};
 use hindsight_protocol::records::SelectedBlock;
 
 use super::error::{CudaError, mark, wait_for};
 use super::kernels::{KeyLists, Rows, Targets};
+use super::timeline::detail;
 use super::{CudaDevice, NO_SLOT, number};
 use crate::device::{Chunk, DeviceError, Selections};
 
@@ -84,14 +86,19 @@ impl CudaDevice<'_> {
         } else {
             // After the lists, and after earlier kernels that read what makes room.
             wait_for(&self.copy, &mark(&self.compute)?)?;
+            let began = self.timeline.point(&self.copy)?;
             self.host.bring(&self.copy)?;
             self.kernels.gather(&self.copy, sources, gathered, pool, travelling)?;
             let bytes = u64::from(travelling) * self.geometry.block_bytes() as u64;
+            let gathered = Detail { miss_blocks: travelling, ..detail(chunk, bytes) };
+            self.timeline.span(&self.copy, began, Activity::GpuGather, gathered)?;
             self.counters.miss_bytes.add(bytes);
             Some(mark(&self.copy)?)
         };
         let rows = Rows { tokens: 1, first_row: number(row) };
+        let began = self.timeline.point(&self.compute)?;
         self.store(rows, Targets { pool, slots: tail_slots, ..Targets::default() })?;
+        self.timeline.span(&self.compute, began, Activity::GpuAppend, detail(chunk, 0))?;
         let mut first_split = 0;
         for (index, &(keys, lengths, longest)) in keys.iter().enumerate() {
             let travelled = index == 1;
@@ -104,7 +111,11 @@ impl CudaDevice<'_> {
             let lengths = [lengths, last_tokens[index]];
             let (address, partials) = (queries.address, self.partials());
             let parts = [first_split, splits];
+            let began = self.timeline.point(&self.compute)?;
             self.kernels.decode(&self.compute, address, keys, lengths, parts, partials)?;
+            let activity =
+                if travelled { Activity::GpuAttendMisses } else { Activity::GpuAttendHits };
+            self.timeline.span(&self.compute, began, activity, detail(chunk, 0))?;
             first_split += splits;
         }
         self.lists.end(&self.compute)?;

@@ -19,7 +19,7 @@ use super::setup::{LocalModel, settings};
 use crate::error::{Error, Exit};
 use crate::models::{ChatTemplate, Message, Role, Specials, TemplateError, encode_chat};
 use crate::plan::{Context, ContextRequest};
-use crate::profile::{ProfileFolder, ProfiledRun};
+use crate::profile::{ProfileFolder, ProfiledGpu, ProfiledRun};
 use crate::report::placement::PlacementReport;
 use crate::report::progress::RunProgress;
 use crate::report::run::{ProcessReport, RunReport, RunSetting};
@@ -103,6 +103,10 @@ fn profiled(arguments: &RunArguments, plan: &Plan) -> Result<ProfiledRun, Error>
         token_bytes: geometry.token_bytes() as u64,
         block_bytes: geometry.block_bytes() as u64,
         weight_bytes: std::fs::metadata(&plan.model.path).map_err(Error::internal)?.len(),
+        gpu: plan.settings.device.used.is_cuda().then(|| ProfiledGpu {
+            name: plan.settings.device.name.clone(),
+            modelled_link: plan.settings.mock_link.clone(),
+        }),
     })
 }
 
