@@ -113,6 +113,10 @@ pub struct WorkerCounters {
     pub list_bytes: Counter,
     /// Bytes of new keys, values and queries that travelled from the GPU.
     pub to_host_bytes: Counter,
+    /// Bytes of tensors that travelled to the GPU, where the model computes beside it.
+    pub tensors_in_bytes: Counter,
+    /// Bytes of tensors that travelled from the GPU, where the model computes beside it.
+    pub tensors_out_bytes: Counter,
     /// Bytes that the worker copied to page-locked memory first, as the KV cache could not be page-locked.
     pub staged_bytes: Counter,
     /// Blocks that the indexer took to be in the block cache and were not; they travelled.

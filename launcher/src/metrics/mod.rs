@@ -145,6 +145,36 @@ pub const METRICS: [Metric; 23] = [
         help: "Times that a decode thread lost its core in the midst of a task.",
         value: |page| number(page.worker.helper_stalls.get()),
     },
+    Metric {
+        name: "hindsight_gpu_miss_bytes_total",
+        help: "Bytes of selected blocks that travelled to a GPU.",
+        value: |page| number(page.worker.miss_bytes.get()),
+    },
+    Metric {
+        name: "hindsight_gpu_passing_bytes_total",
+        help: "Bytes of keys and values that passed through a GPU, for attention to the whole text.",
+        value: |page| number(page.worker.passing_bytes.get()),
+    },
+    Metric {
+        name: "hindsight_gpu_list_bytes_total",
+        help: "Bytes of lists of blocks that travelled to a GPU.",
+        value: |page| number(page.worker.list_bytes.get()),
+    },
+    Metric {
+        name: "hindsight_gpu_to_host_bytes_total",
+        help: "Bytes of new keys, values and queries that travelled from a GPU.",
+        value: |page| number(page.worker.to_host_bytes.get()),
+    },
+    Metric {
+        name: "hindsight_gpu_staged_bytes_total",
+        help: "Bytes that the worker copied for a GPU, as the KV cache could not be page-locked.",
+        value: |page| number(page.worker.staged_bytes.get()),
+    },
+    Metric {
+        name: "hindsight_gpu_cache_mismatches_total",
+        help: "Blocks that were taken to be in a GPU's block cache and were not.",
+        value: |page| number(page.worker.cache_mismatches.get()),
+    },
 ];
 
 /// A running instance.

@@ -16,3 +16,4 @@ pub mod speed;
 pub mod spread;
 pub mod top;
 pub mod topology;
+pub mod traffic;

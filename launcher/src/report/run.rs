@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use crate::plan::ChosenDevice;
 use crate::report::placement::PlacementReport;
+use crate::report::traffic::GpuTraffic;
 use crate::supervise::Role;
 
 /// More than one stall of a decode thread in so many steps is worth a warning.
@@ -86,6 +87,8 @@ pub struct RunReport {
     blocks_per_token: f64,
     cache_hit_rate: Option<f64>,
     evictions_per_token: f64,
+    /// What travelled between host and GPU, if one computed.
+    gpu_traffic: Option<GpuTraffic>,
     candidates_per_selection: f64,
     repair_rate: Option<f64>,
     select_us_per_token: f64,
@@ -146,6 +149,7 @@ impl RunReport {
             blocks_per_token: per_step(misses),
             cache_hit_rate: rate(hits, hits + misses),
             evictions_per_token: per_step(indexer.evictions.get()),
+            gpu_traffic: setting.device.used.is_cuda().then(|| GpuTraffic::of(worker)),
             candidates_per_selection: rate(indexer.candidates.get(), indexer.selections.get())
                 .unwrap_or(0.0),
             repair_rate: rate(indexer.repairs.get(), indexer.selections.get()),
@@ -207,16 +211,18 @@ impl fmt::Display for RunReport {
         }
         writeln!(f, "KV cache  {} in host memory", HumanBytes(self.kv_bytes))?;
         let share = self.link_bytes_per_token / self.full_link_bytes_per_token;
+        let travel = match self.gpu_traffic {
+            Some(_) => "travelled to and from the GPU",
+            None => "would travel to a GPU",
+        };
         match attention {
-            AttentionPolicy::Full => writeln!(
-                f,
-                "link      {} per token would travel to a GPU",
-                whole(self.full_link_bytes_per_token)
-            )?,
+            AttentionPolicy::Full => {
+                writeln!(f, "link      {} per token {travel}", whole(self.full_link_bytes_per_token))?;
+            }
             _ => {
                 writeln!(
                     f,
-                    "link      {} per token would travel to a GPU, {} of the {} of full attention",
+                    "link      {} per token {travel}, {} of the {} of full attention",
                     whole(self.link_bytes_per_token),
                     percent(share),
                     whole(self.full_link_bytes_per_token)
@@ -238,6 +244,9 @@ impl fmt::Display for RunReport {
                 )?;
             }
         }
+        if let Some(traffic) = &self.gpu_traffic {
+            writeln!(f, "          {traffic}")?;
+        }
         if let (Some(recall), Some(mass)) = (self.audit.recall, self.audit.mass) {
             writeln!(
                 f,
@@ -255,6 +264,9 @@ impl fmt::Display for RunReport {
                 "warning   decode threads were put off their cores {} times: other programs are busy there",
                 self.helper_stalls
             )?;
+        }
+        for warning in self.gpu_traffic.iter().flat_map(GpuTraffic::warnings) {
+            writeln!(f, "warning   {warning}")?;
         }
         if self.kv_overflows > 0 {
             writeln!(

@@ -142,9 +142,9 @@ impl<'a> CudaDevice<'a> {
             kernels: Kernels::load(context, &geometry)?,
             dense_layers,
             resident: Pool::new(context, &geometry, dense_layers * resident_layer_blocks)?,
-            resident_slots: passing::identity(context, compute, resident_layer_blocks)?,
+            resident_slots: passing::identity(context, compute, resident_layer_blocks, counters)?,
             cache: BlockCache::new(context, &geometry, dense_layers, demand.cache_blocks)?,
-            passing: Passing::new(context, compute, &geometry)?,
+            passing: Passing::new(context, compute, &geometry, counters)?,
             lists: Lists::new(context, sizes.list_words)?,
             uploads: [
                 Upload::new(context, sizes.chunk_queries)?,
@@ -272,8 +272,6 @@ impl<'a> CudaDevice<'a> {
         }
         self.lists.end(&self.compute)?;
         self.appended = Some(mark(&self.compute)?);
-        self.counters.list_bytes.add(self.lists.take_sent());
-        self.counters.staged_bytes.add(self.host.take_staged());
         Ok(())
     }
 
@@ -308,9 +306,20 @@ impl<'a> CudaDevice<'a> {
                     .map(|run| (run, resident.slot(first + run.block)))
                     .collect();
                 self.host.copy_runs(&self.compute, &runs)?;
+                let bytes = blocks.len() * self.geometry.block_bytes();
+                self.counters.passing_bytes.add(bytes as u64);
             }
         }
         Ok(())
+    }
+
+    /// Adds to the counters what parts of the device have counted.
+    fn count(&mut self) {
+        let Self { counters, lists, host, uploads, download, .. } = self;
+        counters.list_bytes.add(lists.take_sent());
+        counters.staged_bytes.add(host.take_staged());
+        counters.tensors_in_bytes.add(uploads.iter_mut().map(Upload::take_sent).sum());
+        counters.tensors_out_bytes.add(download.take_received());
     }
 
     /// Waits for everything that is queued.
@@ -333,7 +342,9 @@ impl AttentionDevice for CudaDevice<'_> {
     }
 
     fn append(&mut self, chunk: Chunk, keys: &Tensor, values: &Tensor) -> Result<(), DeviceError> {
-        self.append_rows(chunk, keys, values)
+        self.append_rows(chunk, keys, values)?;
+        self.count();
+        Ok(())
     }
 
     fn settle(&mut self) -> Result<(), DeviceError> {
@@ -369,20 +380,26 @@ impl AttentionDevice for CudaDevice<'_> {
         self.timeline.resolve(anchor)?;
         into.clear();
         into.extend_from_slice(pinned);
-        self.counters.to_host_bytes.add(size_of_val(pinned) as u64);
+        let bytes = size_of_val(pinned) + size_of_val(overflowed.as_slice());
+        self.counters.to_host_bytes.add(bytes as u64);
+        self.count();
         Ok(())
     }
 
     fn prefill(&mut self, chunk: Chunk, queries: &Tensor) -> Result<Tensor, DeviceError> {
-        self.attend_chunk(chunk, queries)
+        let out = self.attend_chunk(chunk, queries)?;
+        self.count();
+        Ok(out)
     }
 
     fn attend_all(&mut self, chunk: Chunk, queries: &Tensor) -> Result<Tensor, DeviceError> {
-        if chunk.layer < self.dense_layers {
-            self.attend_resident(chunk, queries)
+        let out = if chunk.layer < self.dense_layers {
+            self.attend_resident(chunk, queries)?
         } else {
-            self.attend_passing(chunk, queries)
-        }
+            self.attend_passing(chunk, queries)?
+        };
+        self.count();
+        Ok(out)
     }
 
     fn attend_selected(
@@ -391,7 +408,9 @@ impl AttentionDevice for CudaDevice<'_> {
         queries: &Tensor,
         selections: &mut dyn Selections,
     ) -> Result<Tensor, DeviceError> {
-        self.attend_selection(chunk, queries, selections)
+        let out = self.attend_selection(chunk, queries, selections)?;
+        self.count();
+        Ok(out)
     }
 
     fn stretch(&mut self, tokens: usize, stretched_to: usize) -> Result<(), DeviceError> {

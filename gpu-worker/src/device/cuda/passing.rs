@@ -7,6 +7,7 @@ use candle_core::Tensor;
 use cudarc::driver::sys::CUdeviceptr;
 use cudarc::driver::{CudaContext, CudaEvent, CudaStream};
 use hindsight_protocol::geometry::Geometry;
+use hindsight_protocol::telemetry::WorkerCounters;
 use hindsight_protocol::profile::Activity;
 
 use super::error::{CudaError, mark, reach, wait_for};
@@ -44,6 +45,7 @@ impl Passing {
         context: &Arc<CudaContext>,
         compute: &CudaStream,
         geometry: &Geometry,
+        counters: &WorkerCounters,
     ) -> Result<Self, CudaError> {
         let kv_heads = geometry.kv_heads as usize;
         let [part_blocks, fresh_blocks] =
@@ -56,7 +58,12 @@ impl Passing {
             fresh: Pool::new(context, geometry, kv_heads * fresh_blocks)?,
             part_blocks,
             fresh_blocks,
-            identity: identity(context, compute, kv_heads * part_blocks.max(fresh_blocks))?,
+            identity: identity(
+                context,
+                compute,
+                kv_heads * part_blocks.max(fresh_blocks),
+                counters,
+            )?,
         })
     }
 }
@@ -66,11 +73,13 @@ pub(super) fn identity(
     context: &Arc<CudaContext>,
     stream: &CudaStream,
     len: usize,
+    counters: &WorkerCounters,
 ) -> Result<DeviceBuffer<u32>, CudaError> {
     let (mut pinned, buffer) = (PinnedBuffer::new(context, len)?, DeviceBuffer::new(context, len)?);
     (0..).zip(pinned.as_mut_slice()).for_each(|(number, slot)| *slot = number);
     // SAFETY: both buffers are `len` long, and the copy has ended before the source goes.
     unsafe { copy_to_device(stream, pinned.as_slice(), buffer.at(0))? };
+    counters.list_bytes.add(size_of_val(pinned.as_slice()) as u64);
     reach(&mark(stream)?)?;
     Ok(buffer)
 }

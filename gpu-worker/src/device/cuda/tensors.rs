@@ -28,6 +28,8 @@ pub(super) struct Elements {
 pub(super) struct Upload {
     pinned: PinnedBuffer<f32>,
     device: DeviceBuffer<f32>,
+    /// Bytes that travelled.
+    sent: u64,
 }
 
 impl Upload {
@@ -35,7 +37,13 @@ impl Upload {
         Ok(Self {
             pinned: PinnedBuffer::new(context, elements)?,
             device: DeviceBuffer::new(context, elements)?,
+            sent: 0,
         })
+    }
+
+    /// Bytes that travelled since this was asked last.
+    pub(super) fn take_sent(&mut self) -> u64 {
+        std::mem::take(&mut self.sent)
     }
 
     /// The elements of `tensor` on the GPU, for work on `stream`. The upload before must have ended.
@@ -47,6 +55,7 @@ impl Upload {
         if tensor.device().is_cpu() {
             let pinned = &mut self.pinned.as_mut_slice()[..tensor.elem_count()];
             with_slice(tensor, |elements| pinned.copy_from_slice(elements))?;
+            self.sent += size_of_val(pinned) as u64;
             let address = self.device.at(0);
             // SAFETY: the caller waits before the next upload; the buffer on the GPU is as long.
             unsafe { copy_to_device(stream, pinned, address)? };
@@ -70,6 +79,8 @@ pub(super) struct Download {
     model: Option<CudaDevice>,
     device: DeviceBuffer<f32>,
     pinned: PinnedBuffer<f32>,
+    /// Bytes that travelled.
+    received: u64,
 }
 
 /// A result that kernels write to.
@@ -101,7 +112,12 @@ impl Download {
         };
         let elements = if model.is_some() { 0 } else { elements };
         let device = DeviceBuffer::new(context, elements)?;
-        Ok(Self { model, device, pinned: PinnedBuffer::new(context, elements)? })
+        Ok(Self { model, device, pinned: PinnedBuffer::new(context, elements)?, received: 0 })
+    }
+
+    /// Bytes that travelled since this was asked last.
+    pub(super) fn take_received(&mut self) -> u64 {
+        std::mem::take(&mut self.received)
     }
 
     /// Memory for a result of `elements` elements.
@@ -133,6 +149,7 @@ impl Download {
             }
             Output::Host(address) => {
                 let pinned = &mut self.pinned.as_mut_slice()[..rows * columns];
+                self.received += size_of_val(pinned) as u64;
                 // SAFETY: the stream is waited for before anybody looks; the buffer on the GPU is as long.
                 unsafe { copy_to_host(stream, address, pinned)? };
                 reach(&mark(stream)?)?;
