@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::path::Path;
 use std::process::Output;
 
 use hindsight_cuda_mock_driver::{Link, Mock, Order, Registration};
@@ -113,6 +114,84 @@ fn the_device_conforms_in_any_order() {
             assert!(output.status.success(), "{mock:?}: {}", stderr(&output));
         }
     }
+}
+
+/// What the mock driver says it did.
+fn operations(trace: &Path) -> Vec<Value> {
+    let text = std::fs::read_to_string(trace).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn every_byte_that_the_driver_moves_is_accounted_for() {
+    let folder = tempfile::tempdir().unwrap();
+    for (registration, attention) in [
+        (Registration::Allowed, "lfps"),
+        (Registration::Allowed, "full"),
+        (Registration::Refused, "lfps"),
+    ] {
+        let trace = folder.path().join("trace.jsonl");
+        let mock = Mock { registration, trace: Some(trace.clone()), ..Mock::default() };
+        let arguments = [&SMALL[..], &["-n", "16", "--attention", attention]].concat();
+        let report = report(Some(&mock), &counting(), &arguments);
+        let counted = |keys: &[&str]| -> u64 {
+            keys.iter().map(|key| report["gpu_traffic"][key].as_u64().unwrap()).sum()
+        };
+        let moved = |direction: &str| -> u64 {
+            let operations = operations(&trace);
+            let of_direction = operations.iter().filter(|op| op["direction"] == direction);
+            of_direction.map(|op| op["bytes"].as_u64().unwrap()).sum()
+        };
+        let to_gpu = ["miss_bytes", "passing_bytes", "list_bytes", "tensors_in_bytes"];
+        assert_eq!(counted(&to_gpu), moved("h2d"), "{mock:?}, {attention}: {report}");
+        let from_gpu = ["to_host_bytes", "tensors_out_bytes"];
+        assert_eq!(counted(&from_gpu), moved("d2h"), "{mock:?}, {attention}: {report}");
+        let staged = report["gpu_traffic"]["staged_bytes"].as_u64().unwrap();
+        assert_eq!(staged > 0, registration == Registration::Refused, "{report}");
+        assert_eq!(report["gpu_traffic"]["cache_mismatches"], 0);
+        std::fs::remove_file(&trace).unwrap();
+    }
+}
+
+#[test]
+fn a_profile_shows_copies_beside_attention() {
+    let folder = tempfile::tempdir().unwrap();
+    let profile = folder.path().join("profile");
+    let mock = Mock { native_prefill: true, ..Mock::default() };
+    let text = book(20_000);
+    let path = profile.to_str().unwrap();
+    let arguments =
+        ["-n", "16", "--mock-link", "gen4x16", "--gpu-kv-bytes", "90MiB", "--profile", path];
+    report(Some(&mock), &text, &arguments);
+    let read = |name: &str| -> Value {
+        serde_json::from_str(&std::fs::read_to_string(profile.join(name)).unwrap()).unwrap()
+    };
+    let summary = read("summary.json");
+    let gpu = &summary["gpu"];
+    assert_eq!(gpu["modelled_link"], "gen4x16", "{gpu}");
+    assert_eq!(gpu["decode"]["gathered_bytes"], summary["decode_bytes"]["miss"], "{summary}");
+    assert_eq!(gpu["decode"]["appended_bytes"], summary["decode_bytes"]["append"], "{summary}");
+    for phase in ["prefill", "decode"] {
+        assert!(gpu[phase]["overlap_us"].as_f64().unwrap() > 0.0, "{gpu}");
+    }
+
+    let trace = read("trace.json");
+    let events = trace["traceEvents"].as_array().unwrap();
+    let spans = |name: &'static str| events.iter().filter(move |event| event["name"] == name);
+    let time = |event: &Value| {
+        let begin = event["ts"].as_f64().unwrap();
+        (begin, begin + event["dur"].as_f64().unwrap())
+    };
+    let beside = spans("gpu-gather")
+        .filter(|gather| {
+            let (begin, end) = time(gather);
+            spans("gpu-attend-hits").map(time).any(|(from, to)| from < end && begin < to)
+        })
+        .count();
+    assert!(beside > 0, "no gathered block travelled beside attention");
+    let tracks = events.iter().filter_map(|event| event["args"]["name"].as_str());
+    let modelled = tracks.filter(|name| name.ends_with("stream (modelled)")).count();
+    assert_eq!(modelled, 2, "both streams say that they are modelled");
 }
 
 #[test]

@@ -32,10 +32,12 @@ double LinkModel::duration_us(const Cost& cost) const {
 }
 
 Span LinkModel::place(const Cost& cost, double ready_us) {
+  const double duration = duration_us(cost);
+  if (duration <= 0) return {ready_us, ready_us};  // marks and waits occupy no engine, and wait for none
   Engine& engine = cost.direction == Direction::host_to_device   ? to_device_
                    : cost.direction == Direction::device_to_host ? to_host_
                                                                 : compute_;
-  return engine.place(ready_us, duration_us(cost));
+  return engine.place(ready_us, duration);
 }
 
 void LinkModel::forget_before(double time_us) {

@@ -217,7 +217,11 @@ impl fmt::Display for RunReport {
         };
         match attention {
             AttentionPolicy::Full => {
-                writeln!(f, "link      {} per token {travel}", whole(self.full_link_bytes_per_token))?;
+                writeln!(
+                    f,
+                    "link      {} per token {travel}",
+                    whole(self.full_link_bytes_per_token)
+                )?;
             }
             _ => {
                 writeln!(

@@ -16,6 +16,7 @@ use crate::kernels::{BLOCK, Gather, gather, load};
 pub(crate) const PROGRAMS: Programs = &[
     ("copy", copy),
     ("copies beside work", copies_beside_work),
+    ("copy beside longer work", copy_beside_longer_work),
     ("engines", engines),
     ("gathers", gathers),
     ("sleeps", sleeps),
@@ -114,6 +115,31 @@ fn copies_beside_work() {
     );
     assert_about(copied, copy_ms(BYTES));
     assert_about(worked, 26.0 * 2.0 * BYTES as f64 / 1355e6);
+}
+
+/// A copy on one stream, much longer work on the other.
+fn copy_beside_longer_work() {
+    let Setup { streams: [copies, work], host, mut device, .. } = setup();
+    let mut other = work.alloc_zeros::<u8>(BYTES).unwrap();
+    let source = work.alloc_zeros::<u8>(BYTES).unwrap();
+    work.synchronize().unwrap();
+
+    occupy(&copies, &host);
+    let start = timed(&copies);
+    work.wait(&start).unwrap();
+    for _ in 0..100 {
+        work.memcpy_dtod(&source, &mut other).unwrap();
+    }
+    copies.memcpy_htod(&host, &mut device).unwrap();
+    let copied = timed(&copies);
+    work.synchronize().unwrap();
+    copies.synchronize().unwrap();
+    assert_about(f64::from(start.elapsed_ms(&copied).unwrap()), copy_ms(BYTES));
+}
+
+#[test]
+fn a_mark_on_one_stream_does_not_wait_for_work_on_another() {
+    run("copy beside longer work", &gen4());
 }
 
 #[test]

@@ -7,8 +7,8 @@ use candle_core::Tensor;
 use cudarc::driver::sys::CUdeviceptr;
 use cudarc::driver::{CudaContext, CudaEvent, CudaStream};
 use hindsight_protocol::geometry::Geometry;
-use hindsight_protocol::telemetry::WorkerCounters;
 use hindsight_protocol::profile::Activity;
+use hindsight_protocol::telemetry::WorkerCounters;
 
 use super::error::{CudaError, mark, reach, wait_for};
 use super::kernels::{KeyLists, Rows, Span, Targets};
