@@ -209,6 +209,13 @@ fn what_cannot_be_recorded_is_refused_and_nothing_is_left() {
 }
 
 #[test]
+fn an_interrupt_that_comes_while_the_model_is_looked_for_is_not_lost() {
+    for _ in 0..8 {
+        an_interrupted_recording_leaves_nothing();
+    }
+}
+
+#[test]
 fn an_interrupted_recording_leaves_nothing() {
     let directory = TempDir::new().unwrap();
     let text = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/alice.txt");

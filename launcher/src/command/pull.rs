@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::interrupt::Interrupts;
+use super::interrupt::{Interrupts, interrupted};
 use super::runtime::block_on;
 use crate::error::Error;
 use crate::models::pull::{Cancel, stderr_progress};
@@ -93,7 +93,11 @@ async fn pull(
         tokio::task::spawn_blocking(move || puller.pull(&source, stderr_progress(quiet).as_mut()));
     loop {
         tokio::select! {
-            pulled = &mut pulling => return Ok(pulled.map_err(Error::internal)??),
+            pulled = &mut pulling => {
+                let path = pulled.map_err(Error::internal)??;
+                // A model that was there needs no time to stop in.
+                return if cancel.is_cancelled() { Err(interrupted()) } else { Ok(path) };
+            }
             () = interrupts.next() => cancel.cancel(),
         }
     }
