@@ -29,7 +29,7 @@ fn seconds(nanoseconds: u64) -> f64 {
 }
 
 /// Every metric; docs/metrics.md lists the same.
-pub const METRICS: [Metric; 23] = [
+pub const METRICS: [Metric; 29] = [
     Metric {
         name: "hindsight_prompt_tokens_total",
         help: "Prompt tokens read.",
