@@ -145,6 +145,18 @@ fn every_byte_that_the_driver_moves_is_accounted_for() {
         let staged = report["gpu_traffic"]["staged_bytes"].as_u64().unwrap();
         assert_eq!(staged > 0, registration == Registration::Refused, "{report}");
         assert_eq!(report["gpu_traffic"]["cache_mismatches"], 0);
+        let number = |key: &str| report[key].as_f64().unwrap();
+        let share = number("link_bytes_per_token") / number("full_link_bytes_per_token");
+        assert!((number("share_of_full_streaming") - share).abs() < 1e-9, "{report}");
+        if attention == "lfps" {
+            let steps = number("decode_steps");
+            let token = number("kv_bytes") / (number("prompt_tokens") + steps);
+            let misses = report["gpu_traffic"]["miss_bytes"].as_f64().unwrap();
+            let travelled = (number("link_bytes_per_token") - token) * steps;
+            assert!((travelled - misses).abs() < 1.0, "{report}");
+        } else {
+            assert!(share < 1.0, "dense layers stay on the GPU: {report}");
+        }
         std::fs::remove_file(&trace).unwrap();
     }
 }

@@ -19,6 +19,8 @@ pub(in crate::command) struct Session {
     measured_on: MeasuredOn,
     top_k: u32,
     token_bytes: u64,
+    /// Of these, bytes in layers that lie on a GPU whole.
+    resident_token_bytes: u64,
     stop: Vec<u32>,
     sampling: SamplingParameters,
     progress: Option<RunProgress>,
@@ -61,8 +63,15 @@ impl Session {
             tracing::warn!(why = settings.device.why, "the CPU computes");
         }
         let top_k = u32::try_from(settings.index.top_k).map_err(Error::internal)?;
-        let token_bytes = settings.arena.geometry.token_bytes() as u64;
+        let geometry = &settings.arena.geometry;
+        let token_bytes = geometry.token_bytes() as u64;
         let measured_on = settings.measured_on();
+        let resident_token_bytes = if measured_on.device.is_cuda() {
+            let layers = u64::from(geometry.layers);
+            token_bytes / layers * layers.min(settings.index.dense_layers as u64)
+        } else {
+            0
+        };
         let processes = tokio::select! {
             started = Processes::start(settings) => started?,
             () = interrupts.next() => return Err(interrupted()),
@@ -73,6 +82,7 @@ impl Session {
             measured_on,
             top_k,
             token_bytes,
+            resident_token_bytes,
             stop: stop.to_vec(),
             sampling,
             progress: None,
@@ -113,7 +123,7 @@ impl Session {
         interrupts: &mut Interrupts,
     ) -> Result<Text, Error> {
         let held = stretched_to.and_then(|to| usize::try_from(to).ok()).unwrap_or(prompt.len());
-        let shipped = self.processes.telemetry().indexer.shipped_bytes.get();
+        let shipped = self.block_bytes();
         let request = Generate {
             prompt: prompt.to_vec(),
             stretched_to,
@@ -132,7 +142,7 @@ impl Session {
                 Event::Prefilled(_) | Event::Scored { .. } => {}
             }
         };
-        let shipped = self.processes.telemetry().indexer.shipped_bytes.get() - shipped;
+        let shipped = self.block_bytes() - shipped;
         let link_bytes = self.link_bytes(held, generated.decode_steps, policy, shipped);
         Ok(Text { tokens, generated, link_bytes })
     }
@@ -185,12 +195,26 @@ impl Session {
         Ok(event)
     }
 
-    /// With full attention a step ships every key and value held; the new token's own travel the other way.
+    /// Bytes of selected blocks that travelled so far, or would have with a device of its own.
+    fn block_bytes(&self) -> u64 {
+        let telemetry = self.processes.telemetry();
+        if self.measured_on.device.is_cuda() {
+            telemetry.worker.miss_bytes.get()
+        } else {
+            telemetry.indexer.shipped_bytes.get()
+        }
+    }
+
+    /// With full attention a step ships every key and value held that is not on the device already; the new token's own
+    /// travel the other way.
     #[expect(clippy::cast_precision_loss, reason = "bytes become means of a few digits")]
     fn link_bytes(&self, held: usize, steps: u64, policy: AttentionPolicy, shipped: u64) -> f64 {
         let (token, steps) = (self.token_bytes as f64, steps as f64);
         let shipped = match policy {
-            AttentionPolicy::Full => steps * (held as f64 + (steps + 1.0) / 2.0) * token,
+            AttentionPolicy::Full => {
+                let travelling = (self.token_bytes - self.resident_token_bytes) as f64;
+                steps * (held as f64 + (steps + 1.0) / 2.0) * travelling
+            }
             AttentionPolicy::Exact | AttentionPolicy::Lfps => shipped as f64,
         };
         shipped + steps * token

@@ -65,7 +65,7 @@ pub(super) fn settings(
         .check(memory::available(&root))?;
     let topology = Topology::read(&root);
     let placement = topology.choose(&machine.request())?;
-    let selected = selected_blocks(&index, &geometry, tokens);
+    let selected = index.most_blocks(geometry.block_tokens as usize, tokens);
     let cache_blocks = CacheRequest {
         asked: machine.gpu_kv_bytes.map(|size| size.as_u64()),
         selected: selected as u64,
@@ -100,13 +100,6 @@ pub(super) fn settings(
         index,
         profile: None,
     })
-}
-
-/// The most blocks that a KV head attends to at one step: one for each selected key, and those of sink and window.
-fn selected_blocks(index: &IndexParameters, geometry: &Geometry, context: usize) -> usize {
-    let IndexParameters { top_k, sink, window, .. } = *index;
-    let always = geometry.blocks(sink) + geometry.blocks(window) + 1;
-    geometry.blocks(context).min(top_k.saturating_add(always))
 }
 
 /// KV heads of all layers that select keys; each has a cache on the device.

@@ -12,6 +12,9 @@ pub struct Sample {
     decode_tokens: u64,
     appended_bytes: u64,
     shipped_bytes: u64,
+    to_gpu_bytes: u64,
+    from_gpu_bytes: u64,
+    staged_bytes: u64,
     hits: u64,
     misses: u64,
     evictions: u64,
@@ -46,6 +49,12 @@ pub struct Rates {
     pub shipped_bytes_per_token: Option<f64>,
     /// Bytes of missing blocks and of new keys and values.
     pub link_bytes_per_s: f64,
+    /// Bytes that travelled to a GPU, whatever they were.
+    pub to_gpu_bytes_per_s: f64,
+    /// Bytes that travelled from a GPU.
+    pub from_gpu_bytes_per_s: f64,
+    /// Bytes that the worker copied for a GPU, as the KV cache could not be page-locked.
+    pub staged_bytes_per_s: f64,
     /// Selected blocks that the device held.
     pub hit_rate: Option<f64>,
     /// Blocks of the device's cache that made room for others, for each token.
@@ -68,6 +77,12 @@ impl Sample {
             decode_tokens: worker.decode_tokens.get(),
             appended_bytes: worker.appended_bytes.get(),
             shipped_bytes: indexer.shipped_bytes.get(),
+            to_gpu_bytes: worker.miss_bytes.get()
+                + worker.passing_bytes.get()
+                + worker.list_bytes.get()
+                + worker.tensors_in_bytes.get(),
+            from_gpu_bytes: worker.to_host_bytes.get() + worker.tensors_out_bytes.get(),
+            staged_bytes: worker.staged_bytes.get(),
             hits: indexer.hit_blocks.get(),
             misses: indexer.miss_blocks.get(),
             evictions: indexer.evictions.get(),
@@ -93,6 +108,9 @@ impl Sample {
             decode_tokens: grown(|sample| sample.decode_tokens),
             appended_bytes: grown(|sample| sample.appended_bytes),
             shipped_bytes: grown(|sample| sample.shipped_bytes),
+            to_gpu_bytes: grown(|sample| sample.to_gpu_bytes),
+            from_gpu_bytes: grown(|sample| sample.from_gpu_bytes),
+            staged_bytes: grown(|sample| sample.staged_bytes),
             hits: grown(|sample| sample.hits),
             misses: grown(|sample| sample.misses),
             evictions: grown(|sample| sample.evictions),
@@ -125,6 +143,9 @@ impl Sample {
             selection_us: per(self.select_ns as f64 / 1e3, self.selections),
             shipped_bytes_per_token: per(self.shipped_bytes as f64, self.decode_tokens),
             link_bytes_per_s: (self.shipped_bytes + self.appended_bytes) as f64 / seconds,
+            to_gpu_bytes_per_s: self.to_gpu_bytes as f64 / seconds,
+            from_gpu_bytes_per_s: self.from_gpu_bytes as f64 / seconds,
+            staged_bytes_per_s: self.staged_bytes as f64 / seconds,
             hit_rate: per(self.hits as f64, self.hits + self.misses),
             evictions_per_token: per(self.evictions as f64, self.decode_tokens),
             repair_rate: per(self.repairs as f64, self.selections),
@@ -136,6 +157,8 @@ impl Sample {
 
 #[cfg(test)]
 mod tests {
+    use hindsight_protocol::telemetry::TelemetryPage;
+
     use super::*;
 
     #[test]
@@ -161,6 +184,27 @@ mod tests {
         assert_eq!(rates.evictions_per_token, Some(2.0));
         assert_eq!(rates.link_bytes_per_s, 10_000.0);
         assert_eq!((rates.audit_mass, rates.repair_rate), (Some(0.75), None));
+    }
+
+    #[test]
+    fn bytes_over_a_gpus_link_are_those_of_every_reason() {
+        let name = format!("/hindsight-test-rates-{}", std::process::id());
+        let page = TelemetryPage::create(&name).unwrap();
+        let earlier = Sample::of(&page);
+        let worker = &page.worker;
+        let to_gpu = [
+            &worker.miss_bytes,
+            &worker.passing_bytes,
+            &worker.list_bytes,
+            &worker.tensors_in_bytes,
+        ];
+        (0..).zip(to_gpu).for_each(|(place, counter)| counter.add(1 << place));
+        worker.to_host_bytes.add(16);
+        worker.tensors_out_bytes.add(32);
+        worker.staged_bytes.add(64);
+        let rates = Sample::of(&page).since(&earlier).rates(Duration::from_secs(2));
+        assert_eq!((rates.to_gpu_bytes_per_s, rates.from_gpu_bytes_per_s), (7.5, 24.0));
+        assert_eq!(rates.staged_bytes_per_s, 32.0);
     }
 
     #[test]

@@ -81,9 +81,12 @@ pub struct RunReport {
     decode_tokens_per_s: f64,
     time_to_first_token_s: f64,
     kv_bytes: u64,
-    /// Bytes that travelled between the processes' memories per decoded token, or would have with a device apart.
+    /// Bytes of selected blocks and of new keys and values that travelled per decoded token, or would have with a device
+    /// apart. With full attention they are computed: all keys and values, but for layers that lie on a GPU.
     link_bytes_per_token: f64,
     full_link_bytes_per_token: f64,
+    /// The first over the second.
+    share_of_full_streaming: f64,
     blocks_per_token: f64,
     cache_hit_rate: Option<f64>,
     evictions_per_token: f64,
@@ -135,9 +138,12 @@ impl RunReport {
         let mean_context = setting.prompt_tokens as f64 + (steps as f64 + 1.0) / 2.0;
         let append = setting.token_bytes as f64;
         let full = mean_context * setting.token_bytes as f64 + append;
+        let on_gpu = setting.device.used.is_cuda();
+        let resident = if on_gpu { mean_context * setting.dense_token_bytes as f64 } else { 0.0 };
+        let blocks = if on_gpu { &worker.miss_bytes } else { &indexer.shipped_bytes };
         let shipped = match setting.attention {
-            AttentionPolicy::Full => full,
-            _ => per_step(indexer.shipped_bytes.get()) + append,
+            AttentionPolicy::Full => full - resident,
+            _ => per_step(blocks.get()) + append,
         };
         Self {
             prefill_tokens_per_s: setting.prompt_tokens as f64 / generated.prefill_s.max(1e-9),
@@ -146,10 +152,11 @@ impl RunReport {
             kv_bytes: held * setting.token_bytes,
             link_bytes_per_token: shipped,
             full_link_bytes_per_token: full,
+            share_of_full_streaming: shipped / full,
             blocks_per_token: per_step(misses),
             cache_hit_rate: rate(hits, hits + misses),
             evictions_per_token: per_step(indexer.evictions.get()),
-            gpu_traffic: setting.device.used.is_cuda().then(|| GpuTraffic::of(worker)),
+            gpu_traffic: on_gpu.then(|| GpuTraffic::of(worker)),
             candidates_per_selection: rate(indexer.candidates.get(), indexer.selections.get())
                 .unwrap_or(0.0),
             repair_rate: rate(indexer.repairs.get(), indexer.selections.get()),
@@ -210,35 +217,39 @@ impl fmt::Display for RunReport {
             writeln!(f, "          with a modelled link, {link}: times are no measurements")?;
         }
         writeln!(f, "KV cache  {} in host memory", HumanBytes(self.kv_bytes))?;
-        let share = self.link_bytes_per_token / self.full_link_bytes_per_token;
-        let travel = match self.gpu_traffic {
-            Some(_) => "travelled to and from the GPU",
-            None => "would travel to a GPU",
+        let on_gpu = self.gpu_traffic.is_some();
+        let [travel, blocks_travel, are] = if on_gpu {
+            ["travelled to and from the GPU", "travelled", "were"]
+        } else {
+            ["would travel to a GPU", "travel", "are"]
         };
         match attention {
-            AttentionPolicy::Full => {
-                writeln!(
-                    f,
-                    "link      {} per token {travel}",
-                    whole(self.full_link_bytes_per_token)
-                )?;
-            }
+            AttentionPolicy::Full => writeln!(
+                f,
+                "link      {}{} per token {travel}",
+                if on_gpu { "about " } else { "" },
+                whole(self.link_bytes_per_token)
+            )?,
             _ => {
                 writeln!(
                     f,
                     "link      {} per token {travel}, {} of the {} of full attention",
                     whole(self.link_bytes_per_token),
-                    percent(share),
+                    percent(self.share_of_full_streaming),
                     whole(self.full_link_bytes_per_token)
                 )?;
                 writeln!(
                     f,
-                    "          {:.0} blocks per token travel, {} of those attended are cached ({} on the device, and {} of dense layers)",
+                    "          {:.0} blocks per token {blocks_travel}, {} of those attended {are} cached ({} on the device, and {} of dense layers)",
                     self.blocks_per_token,
                     self.cache_hit_rate.map_or_else(|| "none".to_owned(), percent),
                     HumanBytes(*cache_bytes),
                     HumanBytes(self.setting.dense_token_bytes * (*prompt_tokens + tokens) as u64)
                 )?;
+                if on_gpu {
+                    let evictions = self.evictions_per_token;
+                    writeln!(f, "          {evictions:.1} cached blocks per token made room")?;
+                }
                 writeln!(
                     f,
                     "index     {attention}, top-k {top_k}: {:.0} candidates per selection, {:.0} us per token, worker waits {:.0} us",

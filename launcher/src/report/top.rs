@@ -53,6 +53,15 @@ fn lines(rates: &Rates) -> Vec<(&'static str, String)> {
             ),
         ),
         (
+            "GPU",
+            format!(
+                "{}/s to it, {}/s from it, {}/s staged",
+                bytes(rates.to_gpu_bytes_per_s),
+                bytes(rates.from_gpu_bytes_per_s),
+                bytes(rates.staged_bytes_per_s)
+            ),
+        ),
+        (
             "cache hits",
             format!(
                 "{}, {} blocks make room per token",
@@ -143,6 +152,7 @@ mod tests {
             decode_tokens_per_s: 101.25,
             hit_rate: Some(0.925),
             step_us: Some(9876.0),
+            to_gpu_bytes_per_s: 2048.0,
             ..Rates::default()
         }
     }
@@ -153,6 +163,7 @@ mod tests {
         assert!(text.contains("decode       101.2 tokens/s"), "{text}");
         assert!(text.contains("cache hits   92.5 %"), "{text}");
         assert!(text.contains("repairs      -"), "{text}");
+        assert!(text.contains("GPU          2.00 KiB/s to it, 0 B/s from it"), "{text}");
     }
 
     #[test]
