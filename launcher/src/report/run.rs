@@ -250,17 +250,17 @@ impl fmt::Display for RunReport {
                     let evictions = self.evictions_per_token;
                     writeln!(f, "          {evictions:.1} cached blocks per token made room")?;
                 }
-                writeln!(
-                    f,
-                    "index     {attention}, top-k {top_k}: {:.0} candidates per selection, {:.0} us per token, worker waits {:.0} us",
-                    self.candidates_per_selection,
-                    self.select_us_per_token,
-                    self.waiting_us_per_token
-                )?;
             }
         }
         if let Some(traffic) = &self.gpu_traffic {
             writeln!(f, "          {traffic}")?;
+        }
+        if *attention != AttentionPolicy::Full {
+            writeln!(
+                f,
+                "index     {attention}, top-k {top_k}: {:.0} candidates per selection, {:.0} us per token, worker waits {:.0} us",
+                self.candidates_per_selection, self.select_us_per_token, self.waiting_us_per_token
+            )?;
         }
         if let (Some(recall), Some(mass)) = (self.audit.recall, self.audit.mass) {
             writeln!(
