@@ -282,6 +282,10 @@ impl<'a> CudaDevice<'a> {
         keys: &Tensor,
         values: &Tensor,
     ) -> Result<(), DeviceError> {
+        if !keys.device().is_cpu() {
+            let bytes = (keys.elem_count() + values.elem_count()) * size_of::<f32>();
+            self.counters.to_host_bytes.add(bytes as u64);
+        }
         let (keys, values) = (keys.to_device(&Device::Cpu)?, values.to_device(&Device::Cpu)?);
         let HostMemory { writer, slabs, .. } = &mut self.host;
         let mut store =
