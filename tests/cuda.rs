@@ -118,6 +118,12 @@ fn the_device_conforms_in_any_order() {
     }
 }
 
+/// What the mock driver says it did.
+fn operations(trace: &Path) -> Vec<Value> {
+    let text = std::fs::read_to_string(trace).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
 #[test]
 fn every_byte_that_the_driver_moves_is_accounted_for() {
     let folder = tempfile::tempdir().unwrap();
@@ -170,7 +176,7 @@ fn a_profile_shows_copies_beside_attention() {
     let path = profile.to_str().unwrap();
     let arguments =
         ["-n", "16", "--mock-link", "gen4x16", "--gpu-kv-bytes", "90MiB", "--profile", path];
-    report(Some(&mock), &text, &arguments);
+    report(Some(&mock), text, &arguments);
     let read = |name: &str| -> Value {
         serde_json::from_str(&std::fs::read_to_string(profile.join(name)).unwrap()).unwrap()
     };
@@ -205,7 +211,7 @@ fn a_profile_shows_copies_beside_attention() {
 #[test]
 fn little_travels_at_7000_tokens_beside_full_attention() {
     let mock = Mock { link: Some(Link::Gen4x16), native_prefill: true, ..Mock::default() };
-    let report = report(Some(&mock), &book(26_000), &["-n", "32"]);
+    let report = report(Some(&mock), book(26_000), &["-n", "32"]);
     let tokens = report["prompt_tokens"].as_u64().unwrap();
     assert!((6500..8000).contains(&tokens), "{tokens}");
     let number = |key: &str| report[key].as_f64().unwrap();
