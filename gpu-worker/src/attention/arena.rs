@@ -143,6 +143,7 @@ impl<'a> ArenaAttention<'a> {
             self.phase = Phase::Decode;
         }
         self.device.settle()?;
+        self.count_overflows(None);
         self.device.record_timeline(&mut self.recorder)?;
         Ok(self.arena.tables().publish(SEQUENCE, tokens as u64)?)
     }
@@ -185,22 +186,25 @@ impl<'a> ArenaAttention<'a> {
         self.device.append(chunk, k, v)?;
         let bytes = (2 * k.elem_count() * KvDtype::BYTES) as u64;
         self.counters.appended_bytes.add(bytes);
-        let overflows = self.device.take_overflows();
-        if overflows > 0 {
-            if self.counters.overflows.get() == 0 {
-                tracing::warn!(
-                    layer = chunk.layer,
-                    dtype = %self.arena.geometry().dtype,
-                    "keys or values exceed the KV cache's element type; run with --kv-dtype bf16"
-                );
-            }
-            self.counters.overflows.add(overflows);
-        }
+        self.count_overflows(Some(chunk.layer));
         if self.phase == Phase::Decode {
-            let appended = Detail { bytes, ..detail(chunk) };
+            let appended = Detail { bytes, ..chunk.detail() };
             self.recorder.record(Activity::Append, since, appended);
         }
         Ok(())
+    }
+
+    /// Counts the keys and values out of range that the device has found, and warns of the first, which were found in `layer`.
+    fn count_overflows(&mut self, layer: Option<usize>) {
+        let overflows = self.device.take_overflows();
+        if overflows > 0 && self.counters.overflows.get() == 0 {
+            tracing::warn!(
+                layer,
+                dtype = %self.arena.geometry().dtype,
+                "keys or values exceed the KV cache's element type; run with --kv-dtype bf16"
+            );
+        }
+        self.counters.overflows.add(overflows);
     }
 
     /// Tells the indexer about prompt tokens: their keys, and the last of their queries.
@@ -213,8 +217,13 @@ impl<'a> ArenaAttention<'a> {
         let Chunk { start, tokens, .. } = chunk;
         let end = start + tokens;
         let first_seed = prompt_tokens.saturating_sub(self.plan.prompt_queries).clamp(start, end);
-        self.device.settle()?;
-        self.device.read_queries(q, first_seed - start..tokens, &mut self.queries)?;
+        self.queries.clear();
+        if first_seed < end {
+            self.device.read_queries(q, first_seed - start..tokens, &mut self.queries)?;
+        } else {
+            // Attention may go on meanwhile.
+            self.device.settle()?;
+        }
         let (sequence, layer) = (SEQUENCE, index(chunk.layer));
         let position = start as u64;
         self.link.tell(&Request::Appended { sequence, layer, position, tokens: tokens as u64 })?;
@@ -240,7 +249,7 @@ impl<'a> ArenaAttention<'a> {
         } else {
             let since = self.recorder.now();
             let out = self.device.attend_all(chunk, q)?;
-            self.recorder.record(Activity::Attend, since, detail(chunk));
+            self.recorder.record(Activity::Attend, since, chunk.detail());
             (out, Duration::ZERO)
         };
         self.counters.waiting_ns.add(nanoseconds(waited));
@@ -260,7 +269,7 @@ impl<'a> ArenaAttention<'a> {
         let query = self.queries.as_slice();
         self.link.tell(&Request::Select { sequence, layer, position, query })?;
         let bytes = size_of_val(query) as u64;
-        self.recorder.record(Activity::Query, since, Detail { bytes, ..detail(chunk) });
+        self.recorder.record(Activity::Query, since, Detail { bytes, ..chunk.detail() });
         let Self { link, recorder, device, .. } = self;
         let mut answers = Answers { chunk, link, recorder, waited: Duration::ZERO };
         let out = device.attend_selected(chunk, q, &mut answers)?;
@@ -287,7 +296,7 @@ impl Selections for Answers<'_, '_> {
         };
         self.link.selection(place, blocks)?;
         self.waited += began.elapsed();
-        let of_head = Detail { kv_head: Some(index(head)), ..detail(self.chunk) };
+        let of_head = Detail { kv_head: Some(index(head)), ..self.chunk.detail() };
         self.recorder.record(Activity::Wait, since, of_head);
         Ok(())
     }
@@ -319,11 +328,6 @@ impl Attention for ArenaAttention<'_> {
             Phase::Decode => Ok(self.decode(chunk, q)?),
         }
     }
-}
-
-/// One layer at the step of one token.
-fn detail(chunk: Chunk) -> Detail {
-    Detail { position: chunk.start as u64, layer: Some(index(chunk.layer)), ..Detail::default() }
 }
 
 /// A layer or token count as it travels; arenas hold fewer than 2³² of either.

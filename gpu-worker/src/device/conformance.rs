@@ -69,6 +69,8 @@ pub struct Outcome {
     pub worst_error: f64,
     /// Elements of keys and values in the arena that are not what the given ones round to.
     pub wrong_stored: usize,
+    /// Whether keys and values beyond the element type's range were counted, each once.
+    pub overflows_counted: bool,
     /// Bytes that travelled to the GPU for selections.
     pub miss_bytes: u64,
 }
@@ -81,7 +83,10 @@ impl Outcome {
     #[must_use]
     pub fn passed(&self) -> bool {
         // Not-a-number compares as false.
-        self.results > 0 && self.worst_error <= Self::TOLERANCE && self.wrong_stored == 0
+        self.results > 0
+            && self.worst_error <= Self::TOLERANCE
+            && self.wrong_stored == 0
+            && self.overflows_counted
     }
 }
 

@@ -16,7 +16,7 @@ use std::ops::Range;
 use candle_core::{Storage, Tensor};
 use hindsight_protocol::arena::ArenaError;
 use hindsight_protocol::device::Device;
-use hindsight_protocol::profile::Recorder;
+use hindsight_protocol::profile::{Detail, Recorder};
 use hindsight_protocol::records::SelectedBlock;
 
 pub use backend::Backend;
@@ -101,6 +101,14 @@ pub struct Chunk {
     pub start: usize,
     /// How many.
     pub tokens: usize,
+}
+
+impl Chunk {
+    /// Where it stands, as profiles have it.
+    pub(crate) fn detail(self) -> Detail {
+        let layer = u32::try_from(self.layer).ok();
+        Detail { position: self.start as u64, layer, ..Detail::default() }
+    }
 }
 
 /// What the KV heads of one layer attend to at one step. Heads are answered in their order.

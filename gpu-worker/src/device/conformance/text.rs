@@ -153,10 +153,30 @@ impl<'a> Text<'a> {
                 }
             }
         }
+        let overflows_counted = self.overflow()?;
         self.device.close()?;
         let Self { results, worst_error, .. } = self;
         let miss_bytes = counters.miss_bytes.get();
-        Ok(Outcome { case, results, worst_error, wrong_stored, miss_bytes })
+        Ok(Outcome { case, results, worst_error, wrong_stored, overflows_counted, miss_bytes })
+    }
+
+    /// Gives keys and values to the device that the element type does not have, and reads them as a prompt; returns whether as
+    /// many were counted each time, and none before.
+    fn overflow(&mut self) -> Result<bool, ConformanceError> {
+        let Geometry { kv_heads, head_dim, .. } = *self.arena.geometry();
+        let shape = [1, kv_heads as usize, head_dim as usize];
+        let beyond = tensor(self.backend, shape, &vec![f32::MAX; (kv_heads * head_dim) as usize])?;
+        let queries = vec![0.0; (self.arena.geometry().heads * head_dim) as usize];
+        let queries = self.queries_tensor(&queries, 1)?;
+        let mut counted = vec![self.device.take_overflows()];
+        for (layer, start) in [(0, self.tokens), (DENSE, self.tokens), (DENSE, self.tokens + 1)] {
+            let chunk = Chunk { layer, start, tokens: 1 };
+            self.device.append(chunk, &beyond, &beyond)?;
+            self.device.settle()?;
+            counted.push(self.device.take_overflows());
+            self.device.prefill(chunk, &queries)?;
+        }
+        Ok(counted[0] == 0 && counted[1] > 0 && counted[1..].iter().all(|&it| it == counted[1]))
     }
 
     /// Gives new keys and values to the device; returns new queries.

@@ -68,11 +68,12 @@ impl<'a> CpuDevice<'a> {
 
     fn attend_each(
         &mut self,
-        Chunk { layer, start, .. }: Chunk,
+        chunk: Chunk,
         queries: &[f32],
         selections: &mut dyn Selections,
         out: &mut [f32],
     ) -> Result<(), DeviceError> {
+        let Chunk { layer, start, .. } = chunk;
         let Self { arena, slabs, kernels, heads, pools, .. } = self;
         let per_head = queries.len() / heads.len();
         let attend = |head: usize, space: &mut HeadSpace| {
@@ -88,12 +89,6 @@ impl<'a> CpuDevice<'a> {
                 kernels.decode(query, blocks, out, log_sum_exp, scratch);
             }
         };
-        let detail = |kv_head| Detail {
-            position: start as u64,
-            layer: u32::try_from(layer).ok(),
-            kv_head,
-            ..Detail::default()
-        };
         let shared = pools.own_threads() > 1;
         for (kv_head, (head, space)) in (0..).zip(heads.iter_mut().enumerate()) {
             selections.next(head, &mut space.blocks)?;
@@ -101,13 +96,14 @@ impl<'a> CpuDevice<'a> {
                 // The indexer is at the next head meanwhile.
                 let since = selections.recorder().now();
                 attend(head, space);
-                selections.recorder().record(Activity::Attend, since, detail(Some(kv_head)));
+                let of_head = Detail { kv_head: Some(kv_head), ..chunk.detail() };
+                selections.recorder().record(Activity::Attend, since, of_head);
             }
         }
         if shared {
             let since = selections.recorder().now();
             for_each_chunk(heads, 1, pools.team(), |head, space| attend(head, &mut space[0]));
-            selections.recorder().record(Activity::Attend, since, detail(None));
+            selections.recorder().record(Activity::Attend, since, chunk.detail());
         }
         for (out, space) in out.chunks_exact_mut(per_head).zip(heads) {
             out.copy_from_slice(&space.out);

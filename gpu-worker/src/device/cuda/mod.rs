@@ -21,6 +21,7 @@ mod kernel_checks;
 mod kernels;
 mod lists;
 mod memory;
+mod overflows;
 mod passing;
 mod plan;
 mod pools;
@@ -30,14 +31,16 @@ mod sizes;
 mod tensors;
 mod timeline;
 
+use std::iter;
 use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
-use cudarc::driver::{CudaContext, CudaEvent, CudaStream};
+use cudarc::driver::sys::CUdeviceptr;
+use cudarc::driver::{CudaEvent, CudaStream};
 use hindsight_protocol::arena::Arena;
 use hindsight_protocol::geometry::{Geometry, KvDtype};
-use hindsight_protocol::profile::{Activity, Recorder};
+use hindsight_protocol::profile::{Activity, Detail, Recorder};
 use hindsight_protocol::telemetry::WorkerCounters;
 
 pub use error::CudaError;
@@ -50,12 +53,13 @@ use host::HostMemory;
 use kernels::{Kernels, KeyLists, Partials, Rows, Targets};
 use lists::Lists;
 use memory::{DeviceBuffer, PinnedBuffer, copy_to_host};
+use overflows::Overflows;
 use passing::Passing;
 use pools::{BlockCache, Pool};
 use selected::Selection;
 use sizes::Sizes;
 use tensors::{Download, Elements, Upload};
-use timeline::{Timeline, detail};
+use timeline::Timeline;
 
 /// No slot of a pool.
 const NO_SLOT: u32 = u32::MAX;
@@ -66,7 +70,6 @@ pub struct CudaDevice<'a> {
     host: HostMemory,
     geometry: Geometry,
     counters: &'a WorkerCounters,
-    context: Arc<CudaContext>,
     compute: Arc<CudaStream>,
     copy: Arc<CudaStream>,
     kernels: Kernels,
@@ -96,17 +99,6 @@ pub struct CudaDevice<'a> {
     timeline: Timeline,
 }
 
-/// Keys and values out of range, counted on the GPU.
-#[derive(Debug)]
-struct Overflows {
-    device: DeviceBuffer<u64>,
-    /// As of the last time that queries were read.
-    pinned: PinnedBuffer<u64>,
-    /// Those that the worker stored itself.
-    on_host: u64,
-    taken: u64,
-}
-
 impl<'a> CudaDevice<'a> {
     /// Prepares attention over `arena` on the GPU that `compute` belongs to. `model` is the device that the model computes
     /// on: this GPU, on the same stream, or the CPU.
@@ -127,8 +119,6 @@ impl<'a> CudaDevice<'a> {
         let sizes = Sizes::of(&layout);
         let resident_head_blocks = if dense_layers > 0 { sizes.context_blocks } else { 0 };
         let resident_layer_blocks = sizes.kv_heads * resident_head_blocks;
-        let mut overflowed = DeviceBuffer::new(context, 1)?;
-        overflowed.clear(compute)?;
         Ok(Self {
             host: HostMemory::new(
                 Arc::clone(context),
@@ -156,17 +146,11 @@ impl<'a> CudaDevice<'a> {
             partial_out: DeviceBuffer::new(context, sizes.splits * sizes.width)?,
             partial_log_sum_exp: DeviceBuffer::new(context, sizes.splits * sizes.heads)?,
             log_sum_exp: DeviceBuffer::new(context, sizes.chunk_log_sum_exps)?,
-            overflows: Overflows {
-                device: overflowed,
-                pinned: PinnedBuffer::new(context, 1)?,
-                on_host: 0,
-                taken: 0,
-            },
+            overflows: Overflows::new(compute)?,
             newest: None,
             appended: None,
             selection: Selection::default(),
             timeline: Timeline::new(Arc::clone(context)),
-            context: Arc::clone(context),
             geometry,
             sizes,
         })
@@ -196,30 +180,60 @@ impl<'a> CudaDevice<'a> {
         self.download.tensor(&self.compute, output, (1, width))
     }
 
-    /// Queues the storing of the newest keys and values.
-    fn store(&self, rows: Rows, targets: Targets) -> Result<(), CudaError> {
+    /// Queues the storing of the newest keys and values, `to_host` bytes of which go to the arena.
+    fn store(
+        &mut self,
+        chunk: Chunk,
+        first_row: usize,
+        targets: Targets,
+        to_host: u64,
+    ) -> Result<(), CudaError> {
         let [keys, values] =
             self.newest.as_ref().expect("keys and values are appended before they are attended");
-        let overflows = self.overflows.device.at(0);
-        self.kernels.append(&self.compute, [keys.address, values.address], rows, targets, overflows)
+        let rows = Rows { tokens: number(chunk.tokens), first_row: number(first_row) };
+        let overflows = self.overflows.counter(to_host > 0);
+        let began = self.timeline.point(&self.compute)?;
+        let newest = [keys.address, values.address];
+        self.kernels.append(&self.compute, newest, rows, targets, overflows)?;
+        let detail = Detail { bytes: to_host, ..chunk.detail() };
+        self.timeline.span(&self.compute, began, Activity::GpuAppend, detail)
+    }
+
+    /// Sends the lengths of lists that are all alike: their blocks, and the tokens in the last one.
+    fn send_lengths(&mut self, blocks: usize, last: usize) -> Result<[CUdeviceptr; 2], CudaError> {
+        self.lists.begin()?;
+        let lengths = [blocks, last]
+            .map(|length| self.lists.add(iter::repeat_n(number(length), self.sizes.kv_heads)));
+        self.lists.send(&self.compute)?;
+        Ok(lengths)
+    }
+
+    /// Queues attention of one token's queries to listed keys, into the partial results that `parts` names: the first, and how
+    /// many.
+    fn attend_listed(
+        &mut self,
+        chunk: Chunk,
+        activity: Activity,
+        queries: CUdeviceptr,
+        keys: KeyLists,
+        lengths: [CUdeviceptr; 2],
+        parts: [u32; 2],
+    ) -> Result<(), CudaError> {
+        let began = self.timeline.point(&self.compute)?;
+        self.kernels.decode(&self.compute, queries, keys, lengths, parts, self.partials())?;
+        self.timeline.span(&self.compute, began, activity, chunk.detail())
     }
 
     /// Attends one token's queries to the whole text of a dense layer.
     fn attend_resident(&mut self, chunk: Chunk, queries: &Tensor) -> Result<Tensor, DeviceError> {
         let Chunk { layer, start, .. } = chunk;
-        let block_tokens = self.geometry.block_tokens as usize;
-        let queries = self.uploads[0].elements(&self.compute, queries)?;
-        let (blocks, last) = (start / block_tokens + 1, start % block_tokens + 1);
-        self.lists.begin()?;
-        let kv_heads = self.sizes.kv_heads;
-        let lengths = [blocks, last]
-            .map(|length| self.lists.add(std::iter::repeat_n(number(length), kv_heads)));
-        self.lists.send(&self.compute)?;
+        let block_tokens = self.sizes.block_tokens;
+        let queries = self.uploads[0].elements(&self.compute, queries)?.address;
+        let blocks = start / block_tokens + 1;
+        let lengths = self.send_lengths(blocks, start % block_tokens + 1)?;
         let splits = number(self.sizes.splits_of(blocks));
-        let (keys, parts, partials) = (self.resident_keys(layer), [0, splits], self.partials());
-        let began = self.timeline.point(&self.compute)?;
-        self.kernels.decode(&self.compute, queries.address, keys, lengths, parts, partials)?;
-        self.timeline.span(&self.compute, began, Activity::GpuAttendAll, detail(chunk, 0))?;
+        let (keys, activity) = (self.resident_keys(layer), Activity::GpuAttendAll);
+        self.attend_listed(chunk, activity, queries, keys, lengths, [0, splits])?;
         self.lists.end(&self.compute)?;
         self.merge_partials(splits)
     }
@@ -233,7 +247,7 @@ impl<'a> CudaDevice<'a> {
     ) -> Result<(), DeviceError> {
         let Chunk { layer, start, tokens } = chunk;
         let Sizes { kv_heads, context_blocks, .. } = self.sizes;
-        let block_tokens = self.geometry.block_tokens as usize;
+        let block_tokens = self.sizes.block_tokens;
         let [_, of_keys, of_values] = &mut self.uploads;
         self.newest = Some([
             of_keys.elements(&self.compute, keys)?,
@@ -259,18 +273,13 @@ impl<'a> CudaDevice<'a> {
             targets.pool = self.resident_keys(layer).pool;
         }
         self.lists.send(&self.compute)?;
-        let rows = Rows { tokens: number(tokens), first_row: number(start % block_tokens) };
         if targets.host_blocks != 0 || targets.pool != 0 {
-            let began = self.timeline.point(&self.compute)?;
-            self.store(rows, targets)?;
-            self.timeline.span(
-                &self.compute,
-                began,
-                Activity::GpuAppend,
-                detail(chunk, to_host),
-            )?;
+            self.store(chunk, start % block_tokens, targets, to_host)?;
         }
         self.lists.end(&self.compute)?;
+        if to_host > 0 {
+            self.counters.to_host_bytes.add(self.overflows.read(&self.compute)?);
+        }
         self.appended = Some(mark(&self.compute)?);
         Ok(())
     }
@@ -292,13 +301,13 @@ impl<'a> CudaDevice<'a> {
             |keys: &[f32], values: &[f32]| writer.write_chunk(slabs, layer, start, keys, values);
         let overflows =
             with_slice(&keys, |keys| with_slice(&values, |values| store(keys, values)))??;
-        self.overflows.on_host += overflows;
+        self.overflows.add(overflows);
         Ok(())
     }
 
     /// Reads the tokens of a range, which others wrote to the arena, into the layers that lie on the GPU.
     fn reload_resident(&mut self, tokens: Range<usize>) -> Result<(), DeviceError> {
-        let block_tokens = self.geometry.block_tokens as usize;
+        let block_tokens = self.sizes.block_tokens;
         let blocks = tokens.start / block_tokens..tokens.end.div_ceil(block_tokens);
         for layer in 0..self.dense_layers {
             for head in 0..self.sizes.kv_heads {
@@ -336,7 +345,7 @@ impl<'a> CudaDevice<'a> {
 impl AttentionDevice for CudaDevice<'_> {
     fn open(&mut self, slabs: &[u32], _kept: usize) -> Result<(), DeviceError> {
         self.cache.clear();
-        self.host.open(&self.context, slabs)?;
+        self.host.open(self.compute.context(), slabs)?;
         Ok(())
     }
 
@@ -352,15 +361,15 @@ impl AttentionDevice for CudaDevice<'_> {
     }
 
     fn settle(&mut self) -> Result<(), DeviceError> {
-        match &self.appended {
-            Some(appended) => Ok(reach(appended)?),
-            None => Ok(()),
+        if let Some(appended) = &self.appended {
+            reach(appended)?;
+            self.overflows.know();
         }
+        Ok(())
     }
 
     fn take_overflows(&mut self) -> u64 {
-        let counted = self.overflows.pinned.as_slice()[0] + self.overflows.on_host;
-        counted - std::mem::replace(&mut self.overflows.taken, counted)
+        self.overflows.take()
     }
 
     fn read_queries(
@@ -373,19 +382,15 @@ impl AttentionDevice for CudaDevice<'_> {
         let elements = self.uploads[0].elements(&self.compute, queries)?;
         let address = elements.address + (rows.start * width * size_of::<f32>()) as u64;
         let pinned = &mut self.queries.as_mut_slice()[..rows.len() * width];
-        let Overflows { device, pinned: overflowed, .. } = &mut self.overflows;
-        // SAFETY: both are waited for below; the rows lie inside the tensor.
-        unsafe {
-            copy_to_host(&self.compute, address, pinned)?;
-            copy_to_host(&self.compute, device.at(0), overflowed.as_mut_slice())?;
-        }
+        // SAFETY: the copy is waited for below; the rows lie inside the tensor.
+        unsafe { copy_to_host(&self.compute, address, pinned)? };
         let anchor = self.timeline.point(&self.compute)?;
         reach(&mark(&self.compute)?)?;
         self.timeline.resolve(anchor)?;
+        self.overflows.know();
         into.clear();
         into.extend_from_slice(pinned);
-        let bytes = size_of_val(pinned) + size_of_val(overflowed.as_slice());
-        self.counters.to_host_bytes.add(bytes as u64);
+        self.counters.to_host_bytes.add(size_of_val(pinned) as u64);
         self.count();
         Ok(())
     }

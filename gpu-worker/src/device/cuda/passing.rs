@@ -1,20 +1,19 @@
 //! Attention to keys and values that pass through the GPU: the text before a chunk, part by part, then the chunk's own.
 
-use std::iter;
 use std::sync::Arc;
 
 use candle_core::Tensor;
 use cudarc::driver::sys::CUdeviceptr;
 use cudarc::driver::{CudaContext, CudaEvent, CudaStream};
 use hindsight_protocol::geometry::Geometry;
-use hindsight_protocol::profile::Activity;
+use hindsight_protocol::profile::{Activity, Detail};
 use hindsight_protocol::telemetry::WorkerCounters;
 
 use super::error::{CudaError, mark, reach, wait_for};
-use super::kernels::{KeyLists, Rows, Span, Targets};
+use super::host::Run;
+use super::kernels::{KeyLists, Span, Targets};
 use super::memory::{DeviceBuffer, PinnedBuffer, copy_to_device};
 use super::pools::{FRESH_TOKENS, PART_TOKENS, Pool};
-use super::timeline::detail;
 use super::{CudaDevice, number};
 use crate::device::{Chunk, DeviceError};
 
@@ -107,7 +106,7 @@ impl CudaDevice<'_> {
             let keys = self.resident_keys(layer);
             self.prefill_span(chunk, queries.address, keys, span, results)?;
         } else {
-            let block_tokens = self.geometry.block_tokens as usize;
+            let block_tokens = self.sizes.block_tokens;
             let before = start / block_tokens * block_tokens;
             let mut done = 0;
             while done < before {
@@ -141,35 +140,21 @@ impl CudaDevice<'_> {
         chunk: Chunk,
         queries: &Tensor,
     ) -> Result<Tensor, DeviceError> {
-        let queries = self.uploads[0].elements(&self.compute, queries)?;
-        let (end, block_tokens) = (chunk.start + 1, self.geometry.block_tokens as usize);
-        let kv_heads = self.geometry.kv_heads as usize;
+        let queries = self.uploads[0].elements(&self.compute, queries)?.address;
+        let (end, block_tokens) = (chunk.start + 1, self.sizes.block_tokens);
         let mut first_split = 0;
         let mut done = 0;
         while done < end {
             let part_tokens = PART_TOKENS.min(end - done);
-            self.lists.begin()?;
             let blocks = part_tokens.div_ceil(block_tokens);
-            let last = part_tokens - (blocks - 1) * block_tokens;
-            let lengths = [blocks, last]
-                .map(|length| self.lists.add(iter::repeat_n(number(length), kv_heads)));
-            self.lists.send(&self.compute)?;
+            let lengths = self.send_lengths(blocks, part_tokens - (blocks - 1) * block_tokens)?;
             let (part, keys) = self.bring_part(chunk, done, part_tokens)?;
-            let splits = number(self.sizes.splits_of(blocks).min(PART_SPLITS));
-            let partials = self.partials();
-            let began = self.timeline.point(&self.compute)?;
-            self.kernels.decode(
-                &self.compute,
-                queries.address,
-                keys,
-                lengths,
-                [first_split, splits],
-                partials,
-            )?;
-            self.timeline.span(&self.compute, began, Activity::GpuAttendAll, detail(chunk, 0))?;
+            let parts = [first_split, number(self.sizes.splits_of(blocks).min(PART_SPLITS))];
+            let activity = Activity::GpuAttendAll;
+            self.attend_listed(chunk, activity, queries, keys, lengths, parts)?;
             self.passing.parts[part].free = Some(mark(&self.compute)?);
             self.lists.end(&self.compute)?;
-            first_split += splits;
+            first_split += parts[1];
             done += part_tokens;
         }
         self.merge_partials(first_split)
@@ -186,7 +171,7 @@ impl CudaDevice<'_> {
     ) -> Result<(), CudaError> {
         let began = self.timeline.point(&self.compute)?;
         self.kernels.prefill(&self.compute, queries, keys, span, results)?;
-        self.timeline.span(&self.compute, began, Activity::GpuPrefill, detail(chunk, 0))
+        self.timeline.span(&self.compute, began, Activity::GpuPrefill, chunk.detail())
     }
 
     /// Brings `tokens` tokens of the chunk's layer, the first at `start`, into the part whose turn it is; returns its number, and the
@@ -197,45 +182,49 @@ impl CudaDevice<'_> {
         start: usize,
         tokens: usize,
     ) -> Result<(usize, KeyLists), CudaError> {
-        let Self { passing, host, copy, compute, appended, geometry, counters, timeline, .. } =
-            self;
         let turn = start / PART_TOKENS % 2;
-        let part = &mut passing.parts[turn];
-        if let Some(free) = part.free.take() {
-            wait_for(copy, &free)?;
+        if let Some(free) = self.passing.parts[turn].free.take() {
+            wait_for(&self.copy, &free)?;
         }
-        if let Some(appended) = appended {
-            wait_for(copy, appended)?;
+        if let Some(appended) = &self.appended {
+            wait_for(&self.copy, appended)?;
         }
-        let block_tokens = geometry.block_tokens as usize;
+        let block_tokens = self.sizes.block_tokens;
         let blocks = start / block_tokens..(start + tokens).div_ceil(block_tokens);
-        let mut runs = Vec::new();
-        for kv_head in 0..geometry.kv_heads as usize {
-            for run in host.runs(chunk.layer, kv_head, blocks.clone()) {
-                let slot = kv_head * passing.part_blocks + run.block - blocks.start;
-                runs.push((run, part.pool.slot(slot)));
-            }
-        }
-        let bytes = (blocks.len() * geometry.kv_heads as usize * geometry.block_bytes()) as u64;
-        let began = timeline.point(copy)?;
-        host.copy_runs(copy, &runs)?;
-        timeline.span(copy, began, Activity::GpuCopy, detail(chunk, bytes))?;
-        counters.passing_bytes.add(bytes);
-        wait_for(compute, &mark(copy)?)?;
-        let keys = KeyLists {
-            pool: part.pool.slot(0),
-            slots: passing.identity.at(0),
-            stride: number(passing.part_blocks),
-        };
+        let Passing { parts, part_blocks, identity, .. } = &self.passing;
+        let pool = &parts[turn].pool;
+        let keys =
+            KeyLists { pool: pool.slot(0), slots: identity.at(0), stride: number(*part_blocks) };
+        let runs: Vec<_> = (0..self.sizes.kv_heads)
+            .flat_map(|kv_head| {
+                let first = kv_head * part_blocks;
+                let runs = self.host.runs(chunk.layer, kv_head, blocks.clone());
+                let start = blocks.start;
+                runs.map(move |run| (run, pool.slot(first + run.block - start)))
+            })
+            .collect();
+        self.bring_runs(chunk, &runs)?;
         Ok((turn, keys))
+    }
+
+    /// Queues the copy of runs of blocks, for kernels that are queued from now on.
+    fn bring_runs(&mut self, chunk: Chunk, runs: &[(Run, CUdeviceptr)]) -> Result<(), CudaError> {
+        let blocks: usize = runs.iter().map(|(run, _)| run.blocks).sum();
+        let bytes = (blocks * self.geometry.block_bytes()) as u64;
+        let began = self.timeline.point(&self.copy)?;
+        self.host.copy_runs(&self.copy, runs)?;
+        let detail = Detail { bytes, ..chunk.detail() };
+        self.timeline.span(&self.copy, began, Activity::GpuCopy, detail)?;
+        self.counters.passing_bytes.add(bytes);
+        wait_for(&self.compute, &mark(&self.copy)?)
     }
 
     /// Lays the keys and values of a chunk out in blocks, with the tokens from `before` on that share its first block.
     fn lay_fresh(&mut self, chunk: Chunk, before: usize) -> Result<KeyLists, CudaError> {
         let Chunk { layer, start, tokens } = chunk;
-        let kv_heads = self.geometry.kv_heads as usize;
+        let kv_heads = self.sizes.kv_heads;
         let stride = self.passing.fresh_blocks;
-        let block_tokens = self.geometry.block_tokens as usize;
+        let block_tokens = self.sizes.block_tokens;
         if before < start {
             // The kernels may still be at the layer before.
             wait_for(&self.copy, &mark(&self.compute)?)?;
@@ -246,14 +235,8 @@ impl CudaDevice<'_> {
                     self.host.runs(layer, kv_head, block..block + 1).map(move |run| (run, target))
                 })
                 .collect();
-            let bytes = (kv_heads * self.geometry.block_bytes()) as u64;
-            let began = self.timeline.point(&self.copy)?;
-            self.host.copy_runs(&self.copy, &runs)?;
-            self.timeline.span(&self.copy, began, Activity::GpuCopy, detail(chunk, bytes))?;
-            self.counters.passing_bytes.add(bytes);
-            wait_for(&self.compute, &mark(&self.copy)?)?;
+            self.bring_runs(chunk, &runs)?;
         }
-        let rows = Rows { tokens: number(tokens), first_row: number(start - before) };
         let blocks = (start + tokens - before).div_ceil(block_tokens);
         self.lists.begin()?;
         let slots = (0..kv_heads)
@@ -261,9 +244,7 @@ impl CudaDevice<'_> {
         let slots = self.lists.add(slots.map(number));
         self.lists.send(&self.compute)?;
         let pool = self.passing.fresh.slot(0);
-        let began = self.timeline.point(&self.compute)?;
-        self.store(rows, Targets { pool, slots, ..Targets::default() })?;
-        self.timeline.span(&self.compute, began, Activity::GpuAppend, detail(chunk, 0))?;
+        self.store(chunk, start - before, Targets { pool, slots, ..Targets::default() }, 0)?;
         self.lists.end(&self.compute)?;
         let slots = self.passing.identity.at(0);
         Ok(KeyLists { pool, slots, stride: number(stride) })

@@ -7,8 +7,7 @@ use hindsight_protocol::profile::{Activity, Detail};
 use hindsight_protocol::records::SelectedBlock;
 
 use super::error::{CudaError, mark, wait_for};
-use super::kernels::{KeyLists, Rows, Targets};
-use super::timeline::detail;
+use super::kernels::{KeyLists, Targets};
 use super::{CudaDevice, NO_SLOT, number};
 use crate::device::{Chunk, DeviceError, Selections};
 
@@ -22,10 +21,8 @@ pub(super) struct Selection {
     misses: Vec<Vec<u32>>,
     /// What travels: KV head and block.
     travelling: Vec<(usize, u32)>,
-    /// The newest block's slot of each KV head, where it is there; its new token is stored in it.
+    /// The newest block's slot of each KV head, if it is among the hits: its new token is stored in it.
     tails: Vec<u32>,
-    /// Whether the newest block is among the hits.
-    tail_is_hit: Vec<bool>,
 }
 
 /// The newest block of a layer's KV heads.
@@ -46,18 +43,18 @@ impl CudaDevice<'_> {
         selections: &mut dyn Selections,
     ) -> Result<Tensor, DeviceError> {
         let Chunk { layer, start, .. } = chunk;
-        let block_tokens = self.geometry.block_tokens as usize;
+        let block_tokens = self.sizes.block_tokens;
         let row = start % block_tokens;
         let tail =
             Tail { block: start / block_tokens, row, is_whole: self.cache.advance(layer, start) };
-        for head in 0..self.geometry.kv_heads as usize {
+        for head in 0..self.sizes.kv_heads {
             selections.next(head, &mut self.selection.answer)?;
             self.sort(layer, head, tail)?;
         }
-        let queries = self.uploads[0].elements(&self.compute, queries)?;
+        let queries = self.uploads[0].elements(&self.compute, queries)?.address;
 
         let sources = self.host.sources(layer, &self.selection.travelling)?;
-        let Selection { hits, misses, tails, tail_is_hit, .. } = &self.selection;
+        let Selection { hits, misses, tails, .. } = &self.selection;
         let lists = &mut self.lists;
         lists.begin()?;
         let full = number(block_tokens);
@@ -75,7 +72,7 @@ impl CudaDevice<'_> {
             (KeyLists { pool: 0, slots, stride: number(stride) }, lengths, stride)
         });
         let last_tokens = [true, false]
-            .map(|of_hits| lists.add(tail_is_hit.iter().map(|&is_hit| last(is_hit == of_hits))));
+            .map(|of_hits| lists.add(tails.iter().map(|&tail| last((tail != NO_SLOT) == of_hits))));
         lists.send(&self.compute)?;
         let pool = self.cache.pool.slot(0);
         keys.iter_mut().for_each(|(keys, ..)| keys.pool = pool);
@@ -90,15 +87,12 @@ impl CudaDevice<'_> {
             self.host.bring(&self.copy)?;
             self.kernels.gather(&self.copy, sources, gathered, pool, travelling)?;
             let bytes = u64::from(travelling) * self.geometry.block_bytes() as u64;
-            let gathered = Detail { miss_blocks: travelling, ..detail(chunk, bytes) };
+            let gathered = Detail { bytes, miss_blocks: travelling, ..chunk.detail() };
             self.timeline.span(&self.copy, began, Activity::GpuGather, gathered)?;
             self.counters.miss_bytes.add(bytes);
             Some(mark(&self.copy)?)
         };
-        let rows = Rows { tokens: 1, first_row: number(row) };
-        let began = self.timeline.point(&self.compute)?;
-        self.store(rows, Targets { pool, slots: tail_slots, ..Targets::default() })?;
-        self.timeline.span(&self.compute, began, Activity::GpuAppend, detail(chunk, 0))?;
+        self.store(chunk, row, Targets { pool, slots: tail_slots, ..Targets::default() }, 0)?;
         let mut first_split = 0;
         for (index, &(keys, lengths, longest)) in keys.iter().enumerate() {
             let travelled = index == 1;
@@ -108,14 +102,11 @@ impl CudaDevice<'_> {
                 _ => {}
             }
             let splits = number(self.sizes.splits_of(longest));
-            let lengths = [lengths, last_tokens[index]];
-            let (address, partials) = (queries.address, self.partials());
-            let parts = [first_split, splits];
-            let began = self.timeline.point(&self.compute)?;
-            self.kernels.decode(&self.compute, address, keys, lengths, parts, partials)?;
             let activity =
                 if travelled { Activity::GpuAttendMisses } else { Activity::GpuAttendHits };
-            self.timeline.span(&self.compute, began, activity, detail(chunk, 0))?;
+            let lengths = [lengths, last_tokens[index]];
+            let parts = [first_split, splits];
+            self.attend_listed(chunk, activity, queries, keys, lengths, parts)?;
             first_split += splits;
         }
         self.lists.end(&self.compute)?;
@@ -126,11 +117,10 @@ impl CudaDevice<'_> {
     /// the new token in it is there.
     fn sort(&mut self, layer: usize, head: usize, tail: Tail) -> Result<(), CudaError> {
         let selection = &mut self.selection;
-        let heads = self.geometry.kv_heads as usize;
+        let heads = self.sizes.kv_heads;
         if head == 0 {
             selection.travelling.clear();
             selection.tails.clear();
-            selection.tail_is_hit.clear();
             selection.hits.resize_with(heads, Vec::new);
             selection.misses.resize_with(heads, Vec::new);
         }
@@ -158,7 +148,6 @@ impl CudaDevice<'_> {
             }
         }
         selection.tails.push(tail_slot);
-        selection.tail_is_hit.push(tail_slot != NO_SLOT);
         Ok(())
     }
 }

@@ -18,7 +18,7 @@ pub(super) struct Sizes {
     pub(super) kv_heads: usize,
     /// Elements of one token's queries.
     pub(super) width: usize,
-    block_tokens: usize,
+    pub(super) block_tokens: usize,
     /// Tokens below which a split is not worth its while.
     split_tokens: usize,
     /// Blocks of the whole context.

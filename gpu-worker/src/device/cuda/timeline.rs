@@ -11,7 +11,6 @@ use cudarc::driver::{CudaContext, CudaEvent, CudaStream};
 use hindsight_protocol::profile::{Activity, Detail, Event, Recorder, now};
 
 use super::error::{CudaError, reach, tried};
-use crate::device::Chunk;
 
 /// Times of what is queued; none are taken before [`Self::start`].
 #[derive(Debug)]
@@ -116,10 +115,4 @@ impl Timeline {
 fn nanoseconds(from: &CudaEvent, to: &CudaEvent) -> Result<u64, CudaError> {
     let milliseconds = from.elapsed_ms(to).map_err(tried("tell the time between events"))?;
     Ok((f64::from(milliseconds.max(0.0)) * 1e6) as u64)
-}
-
-/// Where in the text and the model, and how many bytes travelled.
-pub(super) fn detail(chunk: Chunk, bytes: u64) -> Detail {
-    let layer = u32::try_from(chunk.layer).ok();
-    Detail { position: chunk.start as u64, layer, bytes, ..Detail::default() }
 }
