@@ -7,6 +7,8 @@ mod append;
 mod bench;
 mod cache;
 mod decode_attention;
+#[cfg(feature = "driver")]
+mod driver;
 mod gather_blocks;
 mod merge_partials;
 mod prefill_attention;
@@ -15,6 +17,8 @@ mod reference;
 use std::{error::Error, fmt};
 
 use bench::Bench;
+#[cfg(feature = "driver")]
+pub use driver::DriverDevice;
 
 use crate::launch::{Argument, Launch, UnsupportedShape};
 

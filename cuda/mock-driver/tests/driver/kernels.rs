@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use cudarc::driver::sys::{self, CUresult};
 use cudarc::driver::{
-    CudaContext, CudaFunction, CudaSlice, CudaStream, DevicePtr, DriverError, LaunchConfig,
-    PushKernelArg,
+    CudaContext, CudaFunction, CudaModule, CudaSlice, CudaStream, DevicePtr, DriverError,
+    LaunchConfig, PushKernelArg,
 };
 use cudarc::nvrtc::Ptx;
 use hindsight_cuda_mock_driver::Mock;
@@ -23,8 +23,12 @@ pub(crate) const PROGRAMS: Programs = &[
 /// Bytes of the blocks that these tests move about.
 pub(crate) const BLOCK: usize = 256;
 
+pub(crate) fn module(context: &Arc<CudaContext>) -> Result<Arc<CudaModule>, DriverError> {
+    context.load_module(Ptx::from_src("// the mock driver takes any image"))
+}
+
 pub(crate) fn load(context: &Arc<CudaContext>, name: &str) -> Result<CudaFunction, DriverError> {
-    context.load_module(Ptx::from_src("// the mock driver takes any image"))?.load_function(name)
+    module(context)?.load_function(name)
 }
 
 /// Queues `gather_blocks`: block i of the pool becomes what lies at `sources[i]`.

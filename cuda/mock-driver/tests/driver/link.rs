@@ -93,48 +93,38 @@ fn a_copy_takes_its_bytes_over_the_bandwidth() {
     run("copy", &gen4());
 }
 
-/// Copies to the device on one stream, work of about the same length on the other.
-fn copies_beside_work() {
-    let Setup { streams: [copies, work], host, mut device, .. } = setup();
+/// A copy to the device on one stream, beside `copies` copies within the device on another: when each was done, in
+/// milliseconds since both began.
+fn copy_beside(copies: u32, wait: impl FnOnce(&CudaStream)) -> [f64; 2] {
+    let Setup { streams: [link, work], host, mut device, .. } = setup();
     let mut other = work.alloc_zeros::<u8>(BYTES).unwrap();
     let source = work.alloc_zeros::<u8>(BYTES).unwrap();
     work.synchronize().unwrap();
 
-    occupy(&copies, &host);
-    let start = timed(&copies);
+    occupy(&link, &host);
+    let start = timed(&link);
     work.wait(&start).unwrap();
-    copies.memcpy_htod(&host, &mut device).unwrap();
-    // A copy within the device reads and writes: as long as the link needs at 1,355 GB/s.
-    for _ in 0..26 {
+    link.memcpy_htod(&host, &mut device).unwrap();
+    for _ in 0..copies {
         work.memcpy_dtod(&source, &mut other).unwrap();
     }
-    let (copied, worked) = (timed(&copies), timed(&work));
-    let (copied, worked) = (
-        f64::from(start.elapsed_ms(&copied).unwrap()),
-        f64::from(start.elapsed_ms(&worked).unwrap()),
-    );
+    let done = [timed(&link), timed(&work)];
+    wait(&work);
+    done.map(|done| f64::from(start.elapsed_ms(&done).unwrap()))
+}
+
+/// Copies to the device on one stream, work of about the same length on the other.
+fn copies_beside_work() {
+    // A copy within the device reads and writes: as long as the link needs at 1,355 GB/s.
+    let [copied, worked] = copy_beside(26, |_| ());
     assert_about(copied, copy_ms(BYTES));
     assert_about(worked, 26.0 * 2.0 * BYTES as f64 / 1355e6);
 }
 
-/// A copy on one stream, much longer work on the other.
+/// A copy on one stream, much longer work on the other, which runs first.
 fn copy_beside_longer_work() {
-    let Setup { streams: [copies, work], host, mut device, .. } = setup();
-    let mut other = work.alloc_zeros::<u8>(BYTES).unwrap();
-    let source = work.alloc_zeros::<u8>(BYTES).unwrap();
-    work.synchronize().unwrap();
-
-    occupy(&copies, &host);
-    let start = timed(&copies);
-    work.wait(&start).unwrap();
-    for _ in 0..100 {
-        work.memcpy_dtod(&source, &mut other).unwrap();
-    }
-    copies.memcpy_htod(&host, &mut device).unwrap();
-    let copied = timed(&copies);
-    work.synchronize().unwrap();
-    copies.synchronize().unwrap();
-    assert_about(f64::from(start.elapsed_ms(&copied).unwrap()), copy_ms(BYTES));
+    let [copied, _] = copy_beside(100, |work| work.synchronize().unwrap());
+    assert_about(copied, copy_ms(BYTES));
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use cudarc::driver::sys::CUdeviceptr;
 use cudarc::driver::{
-    CudaContext, CudaFunction, CudaStream, LaunchArgs, LaunchConfig, PushKernelArg,
+    CudaContext, CudaFunction, CudaModule, CudaStream, LaunchArgs, LaunchConfig, PushKernelArg,
 };
 use cudarc::nvrtc::Ptx;
 use hindsight_cuda::launch::{self, Element, Launch};
@@ -87,8 +87,7 @@ impl Kernels {
     /// Loads the kernels for `geometry`.
     pub(super) fn load(context: &Arc<CudaContext>, geometry: &Geometry) -> Result<Self, CudaError> {
         let shape = Shape::of(geometry);
-        let image = Ptx::from_binary(hindsight_cuda::FATBIN.to_vec());
-        let module = context.load_module(image).map_err(tried("load the kernels"))?;
+        let module = load_module(context)?;
         let function =
             |launch: Launch| module.load_function(&launch.name).map_err(tried("find a kernel"));
         Ok(Self {
@@ -224,6 +223,12 @@ impl Shape {
         let &Self { element, head_dim, kv_heads, group, block_tokens, .. } = self;
         launch::prefill_attention(element, head_dim, tokens, kv_heads, group, block_tokens)
     }
+}
+
+/// Loads all kernels.
+pub(super) fn load_module(context: &Arc<CudaContext>) -> Result<Arc<CudaModule>, CudaError> {
+    let image = Ptx::from_binary(hindsight_cuda::FATBIN.to_vec());
+    context.load_module(image).map_err(tried("load the kernels"))
 }
 
 fn start(mut arguments: LaunchArgs<'_>, launch: &Launch) -> Result<(), CudaError> {
