@@ -4,7 +4,7 @@
 //! dense layers, selections with a block cache that evicts, attention to the whole text, texts that are taken back, and what
 //! is in the arena afterwards.
 
-mod reference;
+pub(super) mod reference;
 mod text;
 
 use candle_core::Tensor;

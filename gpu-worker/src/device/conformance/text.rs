@@ -9,7 +9,7 @@ use hindsight_protocol::telemetry::WorkerCounters;
 use rand_pcg::Pcg64Mcg;
 use rand_pcg::rand_core::Rng;
 
-use super::reference::{Rows, attend, number, round};
+use super::reference::{Rows, attend, narrow, widen};
 use super::{CACHE_BLOCKS, CAPACITY, Case, ConformanceError, Outcome, SELECTED, tensor};
 use crate::device::{AttentionDevice, Backend, Chunk, Demand, Selections};
 use crate::link::LinkError;
@@ -147,7 +147,7 @@ impl<'a> Text<'a> {
                     (stored.values(block), &rows.values[first..]),
                 ] {
                     let differ = |(&bits, &given): (&u16, &f32)| {
-                        number(dtype, bits).to_bits() != given.to_bits()
+                        widen(dtype, bits).to_bits() != given.to_bits()
                     };
                     wrong_stored += bits.iter().zip(given).filter(|&pair| differ(pair)).count();
                 }
@@ -190,12 +190,13 @@ impl<'a> Text<'a> {
         let [of_keys, of_values] =
             [&keys, &values].map(|elements| tensor(self.backend, shape, elements));
         self.device.append(chunk, &of_keys?, &of_values?)?;
+        let stored = |&element: &f32| widen(dtype, narrow(dtype, element));
         let pairs = keys.chunks_exact(dim).zip(values.chunks_exact(dim));
         for (row, (key, value)) in pairs.enumerate() {
             let head = row % kv_heads as usize;
             let rows = &mut self.rows[chunk.layer * kv_heads as usize + head];
-            rows.keys.extend(key.iter().map(|&element| round(dtype, element)));
-            rows.values.extend(value.iter().map(|&element| round(dtype, element)));
+            rows.keys.extend(key.iter().map(stored));
+            rows.values.extend(value.iter().map(stored));
         }
         Ok(self.normals(chunk.tokens * heads as usize * dim, 1.5))
     }
@@ -216,12 +217,13 @@ impl<'a> Text<'a> {
     ) -> Result<(), ConformanceError> {
         let Geometry { heads, kv_heads, head_dim, .. } = *self.arena.geometry();
         let (dim, width) = (head_dim as usize, (heads * head_dim) as usize);
+        let scale = 1.0 / f64::from(head_dim).sqrt();
         let out: Vec<f32> = out.narrow(0, row, 1)?.flatten_all()?.to_vec1()?;
         let query_heads = queries[row * width..][..width].chunks_exact(dim);
         for (head, (query, out)) in query_heads.zip(out.chunks_exact(dim)).enumerate() {
             let kv_head = head / (heads / kv_heads) as usize;
             let rows = &self.rows[layer * kv_heads as usize + kv_head];
-            let expected = attend(rows, query, attended(kv_head).into_iter());
+            let (expected, _) = attend(rows, query, scale, attended(kv_head));
             let largest = rows.values.iter().fold(0.0, |most: f32, value| most.max(value.abs()));
             for (&out, expected) in out.iter().zip(expected) {
                 let error = (f64::from(out) - expected).abs() / f64::from(largest);

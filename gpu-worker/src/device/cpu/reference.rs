@@ -1,9 +1,11 @@
-//! Attention in `f64`, one query at a time, to test against; and inputs for tests.
+//! Inputs for tests, and attention in double precision to test against.
 
 use hindsight_protocol::geometry::KvDtype;
 
 use super::shape::{AttentionShape, Block};
 use super::{CpuAttention, Isa};
+pub(super) use crate::device::conformance::reference::narrow;
+use crate::device::conformance::reference::{self, Rows};
 
 /// Numbers that look random and are the same on every run (SplitMix64).
 pub(super) struct Numbers(pub(super) u64);
@@ -28,20 +30,9 @@ impl Numbers {
     }
 }
 
-/// Rounds to a stored element.
-pub(super) fn narrow(dtype: KvDtype, x: f32) -> u16 {
-    match dtype {
-        KvDtype::F16 => half::f16::from_f32(x).to_bits(),
-        KvDtype::Bf16 => half::bf16::from_f32(x).to_bits(),
-    }
-}
-
 /// The value of a stored element.
 pub(super) fn widen(dtype: KvDtype, bits: u16) -> f64 {
-    match dtype {
-        KvDtype::F16 => half::f16::from_bits(bits).to_f64_const(),
-        KvDtype::Bf16 => half::bf16::from_bits(bits).to_f64_const(),
-    }
+    reference::widen(dtype, bits).into()
 }
 
 /// Keys and values `[tokens, head_dim]` of one KV head, as stored.
@@ -104,26 +95,11 @@ pub(super) fn attend(
     cache: &Cache,
     tokens: usize,
 ) -> (Vec<f64>, f64) {
-    let head_dim = shape.head_dim();
-    let keys = cache.keys.chunks(head_dim).take(tokens);
-    let values = cache.values.chunks(head_dim).take(tokens);
-    let scores: Vec<f64> = keys
-        .map(|key| {
-            let products =
-                key.iter().zip(query).map(|(&k, &q)| widen(shape.dtype(), k) * f64::from(q));
-            products.sum::<f64>() * f64::from(shape.scale())
-        })
-        .collect();
-    let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    let weights: Vec<f64> = scores.iter().map(|score| (score - largest).exp()).collect();
-    let sum: f64 = weights.iter().sum();
-    let mut out = vec![0.0; head_dim];
-    for (weight, value) in weights.iter().zip(values) {
-        for (out, &value) in out.iter_mut().zip(value) {
-            *out += weight / sum * widen(shape.dtype(), value);
-        }
-    }
-    (out, largest + sum.ln())
+    let stored = |elements: &[u16]| {
+        elements.iter().map(|&bits| reference::widen(shape.dtype(), bits)).collect()
+    };
+    let rows = Rows { keys: stored(&cache.keys), values: stored(&cache.values) };
+    reference::attend(&rows, query, shape.scale().into(), 0..tokens)
 }
 
 /// The largest difference of two vectors.
