@@ -3,26 +3,12 @@
 mod support;
 
 use std::fs;
-use std::process::Output;
 
-use serde_json::Value;
-use support::{hindsight, model, run_with_input, stderr};
+use support::{hindsight, model, refused, run_with_input, stderr};
 use tempfile::TempDir;
 
-/// The error that a failed command printed, after its exit code has been checked.
-fn error(output: &Output, exit: i32) -> (String, String) {
-    assert_eq!(output.status.code(), Some(exit), "{}", stderr(output));
-    assert!(output.stdout.is_empty());
-    let printed = stderr(output);
-    let json = printed.lines().last().unwrap();
-    let error =
-        &serde_json::from_str::<Value>(json).unwrap_or_else(|_| panic!("{printed}"))["error"];
-    let text = |key: &str| error[key].as_str().unwrap_or_default().to_owned();
-    (text("kind"), format!("{} ({})", text("message"), text("hint")))
-}
-
 fn run(prompt: &[u8], arguments: &[&str], exit: i32) -> (String, String) {
-    error(&run_with_input(prompt, arguments), exit)
+    refused(&run_with_input(prompt, arguments), exit)
 }
 
 /// Runs with another model file.
@@ -32,7 +18,7 @@ fn with_model(path: &std::path::Path) -> (String, String) {
         .arg(path)
         .output()
         .unwrap();
-    error(&output, 3)
+    refused(&output, 3)
 }
 
 /// A copy of the model's header and as much of its weights as fits `bytes`, changed by `change`.

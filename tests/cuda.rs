@@ -7,7 +7,7 @@ use std::process::Output;
 
 use hindsight_cuda_mock_driver::{Link, Mock, Order, Registration};
 use serde_json::Value;
-use support::{book, hindsight, model, stderr};
+use support::{book, error, hindsight, model, stderr};
 
 /// Numbers that go on in one way only: attention that is a little off changes nothing, attention to wrong keys does.
 fn counting() -> String {
@@ -93,14 +93,11 @@ fn a_forgotten_wait_gives_other_tokens() {
 fn a_gpu_without_enough_memory_is_an_error_with_the_arithmetic() {
     let mock = Mock { device_bytes: Some(8 << 20), ..Mock::default() };
     let output = run(Some(&mock), &counting(), &[&SMALL[..], &["-n", "2"]].concat());
-    let printed = stderr(&output);
-    assert!(!output.status.success(), "{printed}");
-    let line = printed.lines().last().unwrap_or_default();
-    let error: Value = serde_json::from_str(line).unwrap_or_else(|_| panic!("{printed}"));
-    assert_eq!(error["error"]["kind"], "gpu_memory", "{printed}");
-    let message = error["error"]["message"].as_str().unwrap();
+    let error = error(&output, 8);
+    assert_eq!(error["kind"], "gpu_memory", "{error}");
+    let message = error["message"].as_str().unwrap();
     assert!(message.contains("block cache") && message.contains("bytes are free"), "{message}");
-    assert!(error["error"]["hint"].as_str().unwrap().contains("--gpu-kv-bytes"), "{printed}");
+    assert!(error["hint"].as_str().unwrap().contains("--gpu-kv-bytes"), "{error}");
 }
 
 #[test]

@@ -5,7 +5,7 @@ mod support;
 use std::process::Output;
 
 use serde_json::Value;
-use support::{hindsight, model, stderr};
+use support::{error, hindsight, model, stderr};
 
 /// A short run that sees no GPU.
 fn run(arguments: &[&str]) -> Output {
@@ -16,16 +16,6 @@ fn run(arguments: &[&str]) -> Output {
         .env("CUDA_VISIBLE_DEVICES", "")
         .output()
         .unwrap()
-}
-
-/// What a run says that fails with the given exit code.
-fn error(arguments: &[&str], exit: i32) -> Value {
-    let output = run(arguments);
-    let printed = stderr(&output);
-    assert_eq!(output.status.code(), Some(exit), "{printed}");
-    let line = printed.lines().last().unwrap_or_default();
-    let error: Value = serde_json::from_str(line).unwrap_or_else(|_| panic!("{printed}"));
-    error["error"].clone()
 }
 
 /// What a run reports that succeeds.
@@ -46,7 +36,7 @@ fn without_a_gpu_the_cpu_computes_and_the_report_says_why() {
 
 #[test]
 fn a_gpu_that_was_asked_for_and_is_not_there_ends_the_run_with_a_way_out() {
-    let error = error(&["--device", "cuda:0"], 12);
+    let error = error(&run(&["--device", "cuda:0"]), 12);
     let kind = error["kind"].as_str().unwrap();
     let expected: &[&str] = match cfg!(feature = "cuda") {
         true => &["no_driver", "no_such_device"],
@@ -69,7 +59,7 @@ fn the_size_of_the_block_cache_is_what_was_asked_for() {
     let bytes = |size: &str| report(&["--gpu-kv-bytes", size])["cache_bytes"].as_u64().unwrap();
     // One block of a short text for each of 28 layers and 3 heads: 16 tokens of 64 elements, twice, of two bytes.
     assert_eq!(bytes("1MiB"), 28 * 3 * 4096);
-    let refused = error(&["--gpu-kv-bytes", "64KiB"], 6);
+    let refused = error(&run(&["--gpu-kv-bytes", "64KiB"]), 6);
     assert_eq!(refused["kind"], "gpu_kv_bytes");
     let message = refused["message"].as_str().unwrap();
     assert!(message.contains("hold 0 blocks for each of 84 KV heads"), "{message}");
@@ -89,7 +79,7 @@ fn the_processor_computes_what_a_device_must() {
 
 #[test]
 fn a_link_is_modelled_for_the_mock_device_alone() {
-    let refused = error(&["--mock-link", "gen4x16"], 2);
+    let refused = error(&run(&["--mock-link", "gen4x16"]), 2);
     assert_eq!(refused["kind"], "no_mock_device");
 }
 

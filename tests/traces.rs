@@ -9,7 +9,7 @@ use std::process::Output;
 use half::f16;
 use safetensors::SafeTensors;
 use serde_json::Value;
-use support::{hindsight, kill, model, stderr, wait_until};
+use support::{hindsight, kill, model, refused, stderr, wait_until};
 use tempfile::TempDir;
 
 const LAYERS: [usize; 3] = [2, 7, 18];
@@ -38,15 +38,6 @@ fn recorded(directory: &Path, name: &str, arguments: &[&str]) -> (PathBuf, Value
     let output = record(directory, name, arguments);
     assert!(output.status.success(), "{arguments:?}: {}", stderr(&output));
     (directory.join(name), serde_json::from_slice(&output.stdout).unwrap())
-}
-
-/// The kind and message of a refusal.
-fn refused(output: &Output, exit: i32) -> (String, String) {
-    assert_eq!(output.status.code(), Some(exit), "{}", stderr(output));
-    assert!(output.stdout.is_empty());
-    let error = serde_json::from_str::<Value>(stderr(output).lines().last().unwrap()).unwrap();
-    let text = |key: &str| error["error"][key].as_str().unwrap_or_default().to_owned();
-    (text("kind"), format!("{} ({})", text("message"), text("hint")))
 }
 
 /// A tensor's shape and elements.

@@ -43,6 +43,23 @@ pub fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
+/// The error that a command printed which failed with the given exit code.
+pub fn error(output: &Output, exit: i32) -> Value {
+    let printed = stderr(output);
+    assert_eq!(output.status.code(), Some(exit), "{printed}");
+    let line = printed.lines().last().unwrap_or_default();
+    let mut error: Value = serde_json::from_str(line).unwrap_or_else(|_| panic!("{printed}"));
+    error["error"].take()
+}
+
+/// The kind of such an error, and its message with the hint; nothing else may have been printed as a result.
+pub fn refused(output: &Output, exit: i32) -> (String, String) {
+    let error = error(output, exit);
+    assert!(output.stdout.is_empty());
+    let text = |key: &str| error[key].as_str().unwrap_or_default().to_owned();
+    (text("kind"), format!("{} ({})", text("message"), text("hint")))
+}
+
 /// Runs `hindsight run --json` on a prompt given on standard input; it must succeed.
 pub fn run_json(prompt: &str, arguments: &[&str]) -> Value {
     let output = run_with_input(prompt.as_bytes(), arguments);
