@@ -11,7 +11,7 @@ use crate::topology::{HugePages, Node, Topology};
 /// Pages of the arena.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ValueEnum)]
 pub enum PageWish {
-    /// What is best on this machine: ordinary pages, as nobody has measured a gain yet
+    /// Huge pages of 2 MiB where the system gives them for the asking, or else ordinary ones
     #[default]
     #[value(name = "auto")]
     #[serde(rename = "auto")]
@@ -65,7 +65,8 @@ impl ArenaRequest {
             several.then_some(NodePolicy::Prefer(self.node))
         };
         let pages = match self.pages {
-            PageWish::Auto | PageWish::Off => Pages::Small,
+            PageWish::Auto => Pages::Offered,
+            PageWish::Off => Pages::Small,
             PageWish::Huge1G => self.reserved(topology, GIB_1)?,
             PageWish::Huge2M => match self.reserved(topology, MIB_2) {
                 Ok(reserved) => reserved,
@@ -153,7 +154,10 @@ mod tests {
     fn a_node_that_was_chosen_is_preferred_and_one_that_was_named_is_bound() {
         let machine = Machine::two_socket_xeon();
         let chosen = decide(&machine, REQUEST).unwrap();
-        assert_eq!(chosen, ArenaMemory { node: Some(NodePolicy::Prefer(1)), pages: Pages::Small });
+        assert_eq!(
+            chosen,
+            ArenaMemory { node: Some(NodePolicy::Prefer(1)), pages: Pages::Offered }
+        );
         let named = decide(&machine, ArenaRequest { node_named: true, ..REQUEST }).unwrap();
         assert_eq!(named.node, Some(NodePolicy::Bind(1)));
         let one = decide(&Machine::laptop(), ArenaRequest { node: 0, indexer_node: 0, ..REQUEST })

@@ -2,6 +2,7 @@
 
 use rustix::io;
 use rustix::mm::Advice;
+use serde::{Deserialize, Serialize};
 
 use super::segment::Mapping;
 
@@ -25,13 +26,16 @@ impl NodePolicy {
 }
 
 /// Pages of an arena.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Pages {
     /// The machine's ordinary pages.
     #[default]
     Small,
-    /// Ordinary pages that the kernel is asked to join to huge ones (2 MiB on x86-64) whenever a slab is taken. Those that
-    /// it does not join stay small.
+    /// Huge pages (2 MiB on x86-64) as far as the kernel gives them when a slab is taken, which costs nothing; or else
+    /// ordinary ones.
+    Offered,
+    /// As [`Pages::Offered`], and ordinary pages are joined to huge ones, which takes the kernel some milliseconds for
+    /// each. Those that it does not join stay small.
     Joined,
     /// Huge pages of this many bytes that somebody has reserved.
     Reserved(usize),
@@ -74,18 +78,21 @@ impl Mapping {
         if status == 0 { Ok(()) } else { Err(errno()) }
     }
 
-    /// Takes memory for the whole mapping, and joins it to huge pages as far as the kernel can.
+    /// Takes memory for the whole mapping in huge pages as far as the kernel gives them, and joins the others to huge
+    /// ones if `join`, as far as it can.
     ///
     /// # Errors
     /// The kernel's, if there is not enough memory. Pages that stay small are no error.
-    pub(super) fn populate_joined(&self) -> io::Result<()> {
+    pub(super) fn populate_huge(&self, join: bool) -> io::Result<()> {
         let (address, length) = self.span();
         // SAFETY: advice changes no byte of the mapping. A kernel that refuses has no huge pages of this kind.
         let _ = unsafe { rustix::mm::madvise(address, length, Advice::LinuxHugepage) };
         // SAFETY: as above; the mapping is writable, and untouched pages begin as zeros.
         unsafe { rustix::mm::madvise(address, length, Advice::LinuxPopulateWrite) }?;
-        // SAFETY: as above: joined pages hold what the small ones held. What cannot be joined stays as it is.
-        let _ = unsafe { libc::madvise(address, length, libc::MADV_COLLAPSE) };
+        if join {
+            // SAFETY: as above: joined pages hold what the small ones held. What cannot be joined stays as it is.
+            let _ = unsafe { libc::madvise(address, length, libc::MADV_COLLAPSE) };
+        }
         Ok(())
     }
 }
@@ -131,14 +138,16 @@ mod tests {
     }
 
     #[test]
-    fn joined_pages_hold_what_small_ones_held() {
-        let segment = Segment::create(2 * HUGE, Pages::Joined).unwrap();
-        let mapping = segment.map(0, 2 * HUGE, Access::Write).unwrap();
-        let byte = mapping.range(HUGE + 5000, 1).as_ptr();
-        // SAFETY: the byte lies inside the mapping, which nothing else uses.
-        unsafe { byte.write_volatile(7) };
-        mapping.populate_joined().unwrap();
-        // SAFETY: as above.
-        assert_eq!(unsafe { byte.read_volatile() }, 7);
+    fn huge_pages_hold_what_small_ones_held() {
+        for join in [false, true] {
+            let segment = Segment::create(2 * HUGE, Pages::Joined).unwrap();
+            let mapping = segment.map(0, 2 * HUGE, Access::Write).unwrap();
+            let byte = mapping.range(HUGE + 5000, 1).as_ptr();
+            // SAFETY: the byte lies inside the mapping, which nothing else uses.
+            unsafe { byte.write_volatile(7) };
+            mapping.populate_huge(join).unwrap();
+            // SAFETY: as above.
+            assert_eq!(unsafe { byte.read_volatile() }, 7);
+        }
     }
 }
