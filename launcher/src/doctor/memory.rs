@@ -101,21 +101,14 @@ pub(super) fn transparent_huge_pages(root: &Root) -> Check {
         return Check::unknown(NAME, "the system does not say");
     };
     let shared = root.text(format!("{THP}/shmem_enabled")).as_deref().and_then(chosen);
-    let found = format!("{enabled}, for shared memory {}", shared.as_deref().unwrap_or("unknown"));
+    let shared = shared.unwrap_or_else(|| "unknown".to_owned());
+    let found = format!("{enabled}, for shared memory {shared}");
     if enabled == "never" {
         return Check::slower(
             NAME,
             found,
             "weights and index lie in small pages: more of each step goes into address translation",
             "echo madvise | sudo tee /sys/kernel/mm/transparent_hugepage/enabled",
-        );
-    }
-    if matches!(shared.as_deref(), Some("never" | "deny")) {
-        return Check::slower(
-            NAME,
-            found,
-            "keys and values lie in small pages: finding them takes a sixth of a long context's step",
-            "echo advise | sudo tee /sys/kernel/mm/transparent_hugepage/shmem_enabled",
         );
     }
     Check::good(NAME, found)

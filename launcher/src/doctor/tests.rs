@@ -78,12 +78,6 @@ fn each_fault_is_found_with_its_consequence_and_its_cure() {
             "transparent huge pages",
             State::Slower,
         ),
-        (
-            "sys/kernel/mm/transparent_hugepage/shmem_enabled",
-            "always within_size advise [never] deny force",
-            "transparent huge pages",
-            State::Slower,
-        ),
     ];
     for &(path, text, name, state) in faults_of {
         let machine = Machine::laptop();

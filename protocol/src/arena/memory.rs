@@ -1,7 +1,6 @@
 //! Where an arena's memory comes from, and in pages of which size.
 
 use rustix::io;
-use rustix::mm::Advice;
 use serde::{Deserialize, Serialize};
 
 use super::segment::Mapping;
@@ -31,12 +30,8 @@ pub enum Pages {
     /// The machine's ordinary pages.
     #[default]
     Small,
-    /// Huge pages (2 MiB on x86-64) as far as the kernel gives them when a slab is taken, which costs nothing; or else
-    /// ordinary ones.
-    Offered,
-    /// As [`Pages::Offered`], and ordinary pages are joined to huge ones, which takes the kernel some milliseconds for
-    /// each. Those that it does not join stay small.
-    Joined,
+    /// Huge pages (2 MiB on x86-64) as far as the kernel gives them, or else ordinary ones.
+    Huge,
     /// Huge pages of this many bytes that somebody has reserved.
     Reserved(usize),
 }
@@ -78,22 +73,12 @@ impl Mapping {
         if status == 0 { Ok(()) } else { Err(errno()) }
     }
 
-    /// Takes memory for the whole mapping in huge pages as far as the kernel gives them, and joins the others to huge
-    /// ones if `join`, as far as it can.
-    ///
-    /// # Errors
-    /// The kernel's, if there is not enough memory. Pages that stay small are no error.
-    pub(super) fn populate_huge(&self, join: bool) -> io::Result<()> {
+    /// Joins the pages of this mapping to huge ones as far as the kernel can (from Linux 6.1 on), whatever the system's
+    /// setting for shared memory. Untouched pages beside one that is there read as zero afterwards.
+    pub(super) fn join_pages(&self) {
         let (address, length) = self.span();
-        // SAFETY: advice changes no byte of the mapping. A kernel that refuses has no huge pages of this kind.
-        let _ = unsafe { rustix::mm::madvise(address, length, Advice::LinuxHugepage) };
-        // SAFETY: as above; the mapping is writable, and untouched pages begin as zeros.
-        unsafe { rustix::mm::madvise(address, length, Advice::LinuxPopulateWrite) }?;
-        if join {
-            // SAFETY: as above: joined pages hold what the small ones held. What cannot be joined stays as it is.
-            let _ = unsafe { libc::madvise(address, length, libc::MADV_COLLAPSE) };
-        }
-        Ok(())
+        // SAFETY: joined pages hold what the small ones held. What cannot be joined stays as it is.
+        let _ = unsafe { libc::madvise(address, length, libc::MADV_COLLAPSE) };
     }
 }
 
@@ -138,16 +123,17 @@ mod tests {
     }
 
     #[test]
-    fn huge_pages_hold_what_small_ones_held() {
-        for join in [false, true] {
-            let segment = Segment::create(2 * HUGE, Pages::Joined).unwrap();
-            let mapping = segment.map(0, 2 * HUGE, Access::Write).unwrap();
-            let byte = mapping.range(HUGE + 5000, 1).as_ptr();
-            // SAFETY: the byte lies inside the mapping, which nothing else uses.
-            unsafe { byte.write_volatile(7) };
-            mapping.populate_huge(join).unwrap();
-            // SAFETY: as above.
-            assert_eq!(unsafe { byte.read_volatile() }, 7);
+    fn joined_pages_hold_what_small_ones_held() {
+        let segment = Segment::create(2 * HUGE, Pages::Huge).unwrap();
+        let mapping = segment.map(0, 2 * HUGE, Access::Write).unwrap();
+        let byte = |at: usize| mapping.range(at, 1).as_ptr();
+        // SAFETY: the byte lies inside the mapping, which nothing else uses.
+        unsafe { byte(HUGE + 5000).write_volatile(7) };
+        mapping.join_pages();
+        // SAFETY: as above.
+        unsafe {
+            assert_eq!(byte(HUGE + 5000).read_volatile(), 7);
+            assert_eq!(byte(HUGE + 9000).read_volatile(), 0);
         }
     }
 }
