@@ -1,6 +1,7 @@
 //! What a run did when: a trace for Perfetto, a summary for scripts, a page for people.
 
 mod chrome;
+mod figure;
 mod gpu;
 mod page;
 mod plots;
@@ -104,7 +105,8 @@ impl ProfileFolder {
         trace.flush()?;
         let summary = Summary::new(run, &recorded);
         fs::write(self.path.join("summary.json"), serde_json::to_vec(&summary)?)?;
-        let page = page::page(&summary, &recorded).map_err(std::io::Error::other)?;
+        let figures = serde_json::to_value(&summary)?;
+        let page = page::page(&summary, &figures, &recorded).map_err(std::io::Error::other)?;
         fs::write(self.path.join("report.html"), page)?;
         files.iter().try_for_each(fs::remove_file)
     }

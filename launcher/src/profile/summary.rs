@@ -87,6 +87,8 @@ pub struct Summary {
     pub prefill_bytes: u64,
     /// Bytes by reason, over all decode steps.
     pub decode_bytes: Traffic,
+    /// All that travelled in decode: missing blocks, new keys and values, and queries.
+    pub decode_total_bytes: u64,
     /// What streaming all keys and values would have taken, over all decode steps.
     pub full_streaming_bytes: u64,
     /// All bytes of decode over what streaming all keys and values would have taken.
@@ -176,6 +178,7 @@ impl Summary {
             full_streaming_bytes: full,
             share_of_full_streaming: ratio(decode_bytes.total(), full).unwrap_or(0.0),
             hit_rate: ratio(hits, hits + misses),
+            decode_total_bytes: decode_bytes.total(),
             decode_bytes,
             step_us: of(Activity::Step, worker),
             selection_us: of(Activity::Select, indexer),
