@@ -114,7 +114,7 @@ impl ProfileFolder {
 
 /// Nanoseconds as microseconds.
 #[expect(clippy::cast_precision_loss, reason = "runs last less than a hundred days")]
-fn microseconds(nanoseconds: u64) -> f64 {
+pub(crate) fn microseconds(nanoseconds: u64) -> f64 {
     nanoseconds as f64 / 1e3
 }
 
