@@ -111,6 +111,8 @@ pub struct TransferPlan {
     pub block_bytes: usize,
     /// How often each transfer is timed.
     pub repeats: usize,
+    /// Only what shows how much the link carries at most: single copies of the memory that a run uses.
+    pub limit_only: bool,
 }
 
 impl TransferPlan {

@@ -76,7 +76,8 @@ impl Link<'_> {
     fn measure(&mut self, plan: &TransferPlan) -> Result<Vec<TransferTimes>, Error> {
         let mut all = Vec::new();
         for &bytes in &plan.sizes {
-            for transfers in QUEUEING {
+            let queueing = if plan.limit_only { &QUEUEING[..1] } else { &QUEUEING };
+            for &transfers in queueing {
                 for direction in Direction::ALL {
                     let memory = HostMemoryKind::Shared;
                     let transfer = Transfer { direction, memory, transfers, bytes };

@@ -50,6 +50,20 @@ pub struct LinkReport {
     pub notes: Vec<String>,
 }
 
+impl LinkReport {
+    /// What was measured, in a few words.
+    #[must_use]
+    pub fn title(&self) -> String {
+        match (&self.cores, &self.measured_on.modelled_link) {
+            (Some(Cores { worker, indexer }), _) => {
+                format!("memory copies between the cores {worker} and {indexer}")
+            }
+            (None, Some(link)) => format!("the link of {}, modelled ({link})", self.name),
+            (None, None) => format!("the link of {}", self.name),
+        }
+    }
+}
+
 /// One transfer's times.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct LinkRow {

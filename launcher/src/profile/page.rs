@@ -8,10 +8,13 @@ use indicatif::HumanBytes;
 use plotters::style::RGBColor;
 use serde_json::Value;
 
+use super::counters::{CounterSample, Counters};
 use super::figure::{embedded, figure};
-use super::plots::{Bar, Line, heat_map, lines, timeline};
+use super::link::share_of;
+use super::plots::{Bar, Line, doublings, heat_map, lines, timeline};
 use super::summary::{StepFigures, Summary, Traffic};
 use super::{ProfiledGpu, ProfiledRun, Recorded, microseconds};
+use crate::link::LinkLimit;
 use crate::report::page::{escape, page as whole_page};
 use crate::report::plot::{COLOURS, PlotError};
 
@@ -41,6 +44,7 @@ pub(super) fn page(
     summary: &Summary,
     figures: &Value,
     recorded: &Recorded,
+    counters: &Counters,
 ) -> Result<String, PlotError> {
     let ProfiledRun { model, attention, prompt_tokens, .. } = &summary.run;
     let title = format!("{model} with {attention} attention");
@@ -73,12 +77,24 @@ pub(super) fn page(
         );
     };
     section(
+        "full-streaming",
+        "Beside full streaming",
+        "What each step moved, and what streaming all keys and values to it would have, on a scale of doublings.",
+        beside_full_streaming(summary)?,
+    );
+    section(
         "bytes-by-reason",
         "Bytes per step",
         "By the reason why they travel. Streaming all keys and values would take what the table above says.",
         bytes_by_reason(summary)?,
     );
     section("times", "Time per step", "On the worker, and on the indexer's core.", times(summary)?);
+    let text = link_text(summary, figures);
+    let plot = match summary.link.limit {
+        Some(limit) => link_use(summary, limit, counters)?,
+        None => String::new(),
+    };
+    section("link-use", "Link use", &text, plot);
     if summary.run.attention != AttentionPolicy::Full {
         section(
             "hit-rate",
@@ -136,6 +152,7 @@ fn totals(figures: &Value, steps: usize, out: &mut String) {
         ("all of decode", "/decode_total_bytes", true),
         ("full streaming instead", "/full_streaming_bytes", true),
         ("blocks already there", "/decode_bytes/hit", true),
+        ("keys that audits read in host memory", "/decode_bytes/audit", true),
     ];
     for (name, pointer, each_step) in rows {
         let mut per_step = String::new();
@@ -214,6 +231,82 @@ fn percentiles(figures: &Value, out: &mut String) {
 fn per_step(summary: &Summary, name: &'static str, value: impl Fn(&StepFigures) -> f64) -> Line {
     let points = summary.steps.iter().map(|step| (step.position as f64, value(step))).collect();
     Line { name, points }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "bytes become coordinates")]
+fn beside_full_streaming(summary: &Summary) -> Result<String, PlotError> {
+    let kibibytes = |bytes: u64| bytes as f64 / 1024.0;
+    let of = [
+        per_step(summary, "full streaming", |step| kibibytes(step.full_streaming_bytes)),
+        per_step(summary, "this run", |step| kibibytes(step.bytes.total())),
+    ];
+    doublings("position", "KiB", &of)
+}
+
+/// What the plot of the link's use shows, and its numbers over all of decode.
+fn link_text(summary: &Summary, figures: &Value) -> String {
+    let link = &summary.link;
+    if let Some(why) = &link.unmeasured {
+        return format!("What the link carries at most could not be measured: {}.", escape(why));
+    }
+    let shown = |pointer: &str, show: fn(f64) -> String| {
+        figure(figures, &format!("/link/{pointer}"), show).unwrap_or_else(|| "nothing".to_owned())
+    };
+    let speed = |rate: f64| format!("{rate:.2} GB/s");
+    let mut text = format!(
+        "Bytes of a step over its time, as a share of what the link carries at most: {} to the device, {} to the host. \
+         Measured after the run: {}, one copy of {}. Over all of decode {} of that was used to the device, {} to the host.",
+        shown("limit/to_device_gb_per_s", speed),
+        shown("limit/to_host_gb_per_s", speed),
+        escape(&link.measured),
+        shown("limit/bytes", human),
+        shown("to_device_share", percent),
+        shown("to_host_share", percent),
+    );
+    if link.copying_gb_per_s.is_some() {
+        let _ = write!(
+            text,
+            " While the copy stream was at work it moved {}, {} of the limit.",
+            shown("copying_gb_per_s", speed),
+            shown("copying_share", percent)
+        );
+    }
+    let counters = &link.counters;
+    let _ = match (&counters.absent, counters.samples) {
+        (Some(why), _) => write!(text, " No counters of a GPU: {}.", escape(why)),
+        (None, 0) => write!(text, " NVML's counters were not read in time: the run was too short."),
+        (None, _) => write!(
+            text,
+            " NVML counted {} to the device where this run counted {}, and {} to the host where it counted {} \
+             (means over {} looks).",
+            shown("counters/to_device_gb_per_s", speed),
+            shown("counters/counted_to_device_gb_per_s", speed),
+            shown("counters/to_host_gb_per_s", speed),
+            shown("counters/counted_to_host_gb_per_s", speed),
+            shown("counters/samples", |count| count.to_string()),
+        ),
+    };
+    text
+}
+
+#[expect(clippy::cast_precision_loss, reason = "positions become coordinates")]
+fn link_use(summary: &Summary, limit: LinkLimit, counters: &Counters) -> Result<String, PlotError> {
+    let share = |share: Option<f64>| share.unwrap_or(0.0) * 100.0;
+    let mut of = vec![
+        per_step(summary, "to device", |step| share(step.link_to_device_share)),
+        per_step(summary, "to host", |step| share(step.link_to_host_share)),
+    ];
+    if !counters.samples.is_empty() {
+        let line = |name, rate: fn(&CounterSample) -> f64, limit: f64| {
+            let points = counters
+                .by_position(&summary.steps)
+                .map(|(position, sample)| (position as f64, share(share_of(rate(&sample), limit))));
+            Line { name, points: points.collect() }
+        };
+        of.push(line("to device (NVML)", |s| s.to_device_gb_per_s, limit.to_device_gb_per_s));
+        of.push(line("to host (NVML)", |s| s.to_host_gb_per_s, limit.to_host_gb_per_s));
+    }
+    lines("position", "% of the limit", &of)
 }
 
 #[expect(clippy::cast_precision_loss, reason = "bytes become coordinates")]

@@ -28,6 +28,7 @@ pub(super) fn time(
     let mut bench = Bench::new(stream, bytes)?;
     let context = stream.context();
     let kinds = [HostMemoryKind::Pageable, HostMemoryKind::Pinned, HostMemoryKind::Registered];
+    let kinds = if plan.limit_only { vec![HostMemoryKind::Registered] } else { kinds.into() };
     for kind in kinds {
         match Host::new(context, kind, bytes)? {
             Ok(mut host) => {
@@ -36,6 +37,15 @@ pub(super) fn time(
                 }
             }
             Err(why) => measured.left_out.push(LeftOut { what: format!("{kind} memory"), why }),
+        }
+    }
+    if plan.limit_only && measured.times.is_empty() {
+        // A run then stages its copies in such memory.
+        let host = Host::new(context, HostMemoryKind::Pinned, bytes)?;
+        if let Ok(mut host) = host {
+            for &size in &plan.sizes {
+                bench.time_size(&mut host, size, plan, &mut measured.times)?;
+            }
         }
     }
     measured.left_out.push(LeftOut {
@@ -133,7 +143,9 @@ impl Bench {
         plan: &TransferPlan,
         all: &mut Vec<TransferTimes>,
     ) -> Result<(), CudaError> {
-        for transfers in [Queueing::Batched, Queueing::Blocks, Queueing::Gather] {
+        let queueing = [Queueing::Batched, Queueing::Blocks, Queueing::Gather];
+        let queueing = if plan.limit_only { &queueing[..1] } else { &queueing };
+        for &transfers in queueing {
             for direction in Direction::ALL {
                 let gathers = transfers == Queueing::Gather;
                 if (gathers

@@ -113,6 +113,6 @@ impl LinkBenchArguments {
         }
         sizes.sort_unstable();
         sizes.dedup();
-        Ok(TransferPlan { sizes, block_bytes, repeats: self.repeats.into() })
+        Ok(TransferPlan { sizes, block_bytes, repeats: self.repeats.into(), limit_only: false })
     }
 }

@@ -56,14 +56,7 @@ pub fn svg(report: &LinkReport) -> Result<String, PlotError> {
 }
 
 fn title(report: &LinkReport) -> String {
-    let link = match (&report.cores, &report.measured_on.modelled_link) {
-        (Some(cores), _) => {
-            format!("copies between the cores {} and {}", cores.worker, cores.indexer)
-        }
-        (None, Some(link)) => format!("the link of {}, modelled ({link})", report.name),
-        (None, None) => format!("the link of {}", report.name),
-    };
-    format!("Bandwidth of {link}, blocks of {} bytes", report.block_bytes)
+    format!("Bandwidth: {}, blocks of {} bytes", report.title(), report.block_bytes)
 }
 
 /// A number of bytes by its logarithm.
