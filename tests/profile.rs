@@ -73,8 +73,17 @@ fn a_profile_accounts_for_every_byte_of_the_run() {
 
     let page = fs::read_to_string(folder.join("report.html")).unwrap();
     assert_eq!(page.matches("<svg").count(), 6);
+    let embedded = page.split_once("id=\"summary\">").unwrap().1.split_once("</script>").unwrap().0;
+    assert_eq!(serde_json::from_str::<Value>(embedded).unwrap(), summary);
+    let shown: Vec<_> = page.split("<data value=\"").skip(1).collect();
+    assert!(shown.len() > 20, "{}", shown.len());
+    for figure in shown {
+        let (value, rest) = figure.split_once("\" data-path=\"").unwrap();
+        let pointer = rest.split_once('"').unwrap().0;
+        assert_eq!(summary.pointer(pointer).unwrap().to_string(), value, "{pointer}");
+    }
     let share = summary["share_of_full_streaming"].as_f64().unwrap() * 100.0;
-    assert!(page.contains(&format!("{share:.2} % of what full streaming")), "{share}");
+    assert!(page.contains(&format!(">{share:.2} %</data> of what full streaming")), "{share}");
 }
 
 #[test]

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use hindsight_protocol::arena::Arena;
 use hindsight_protocol::control::codec;
 use hindsight_protocol::control::messages::{Failure, FromIndexer, ToIndexer};
+use hindsight_protocol::geometry::KvDtype;
 use hindsight_protocol::profile::{Activity, Detail, Recorder};
 use hindsight_protocol::records::{AttentionPolicy, Reply, Request, SelectedBlock};
 use hindsight_protocol::ring::{Patience, Receiver, RingFault, Sender};
@@ -325,10 +326,14 @@ impl Indexer<'_> {
         if let Some(head) = self.audit.turn(layer, position, &geometry) {
             let since = self.recorder.now();
             let query = &query[head * per_head..][..per_head];
-            let audit = state.index.audit(state.view(head), query, &selections[head]);
+            let view = state.view(head);
+            let bytes = (view.tokens() * view.head_dim() * KvDtype::BYTES) as u64;
+            let audit = state.index.audit(view, query, &selections[head]);
             counters.audits.add(1);
+            counters.audit_key_bytes.add(bytes);
             counters.audit_recall.add(f64::from(audit.recall));
             counters.audit_mass.add(f64::from(audit.mass));
+            let detail = Detail { kv_head: u32::try_from(head).ok(), bytes, ..detail };
             self.recorder.record(Activity::Audit, since, detail);
         }
         Ok(())
