@@ -143,12 +143,13 @@ impl Run {
         lines.filter_map(move |line| line.strip_prefix(kind)?.strip_prefix(' '))
     }
 
-    /// The threads of a process, each time that they were seen after it had touched both parts of the arena: by then they
-    /// are where they are to be.
+    /// The threads of a process, each time that they were seen after the worker had touched keys and values: by then all
+    /// threads are where they are to be.
     pub(crate) fn threads(&self, role: &str) -> impl Iterator<Item = Thread> {
-        let (mapping, thread) = (format!("arena {role} "), format!("thread {role} "));
-        let settled = self.seen.iter().filter(move |seen| {
-            let mappings = seen.lines().filter(|line| line.starts_with(&mapping));
+        let thread = format!("thread {role} ");
+        let settled = self.seen.iter().filter(|seen| {
+            let mappings = seen.lines().filter(|line| line.starts_with("arena gpu-worker "));
+            // The first that it touches is that of the rings.
             mappings.filter(|line| line.contains("kernelpagesize_kB")).count() > 1
         });
         settled.flat_map(|seen| seen.lines()).filter_map(move |line| {
