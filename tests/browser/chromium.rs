@@ -91,6 +91,7 @@ fn chromium(folder: &Path) -> Command {
         "--headless",
         "--no-sandbox",
         "--disable-gpu",
+        "--hide-scrollbars",
         "--disable-quic",
         "--no-first-run",
         "--disable-background-networking",

@@ -182,7 +182,8 @@ fn plot_faults(plots: &[Plot], summary: &Value, faults: &mut Vec<String>) {
             continue;
         }
         if curves.len() != values.len() || curves.iter().any(|curve| curve.len() != steps.len()) {
-            faults.push(format!("{id} has {} curves of {} points", curves.len(), curves[0].len()));
+            let points: Vec<usize> = curves.iter().map(|curve| curve.len()).collect();
+            faults.push(format!("{id} has curves of so many points: {points:?}"));
             continue;
         }
         let points = curves
