@@ -91,7 +91,7 @@ mod tests {
     #[test]
     fn a_threads_scheduling_is_what_stat_says() {
         let line = |nice: i32, priority: u32, policy: u32| {
-            let before = "1 (a) b) S 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 20".to_owned();
+            let before = "1 (a) b) S 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16".to_owned();
             let between = vec!["0"; PRIORITY - NICE - 1].join(" ");
             format!("{before} {nice} {between} {priority} {policy} 0 0\n")
         };
