@@ -57,7 +57,7 @@ fn start(control: &mut UnixStream, arena: OwnedFd) -> Result<(), Failure> {
         priority,
         epoch,
         cache_blocks,
-        join_pages,
+        pages,
         parameters,
         telemetry,
         profile,
@@ -71,9 +71,7 @@ fn start(control: &mut UnixStream, arena: OwnedFd) -> Result<(), Failure> {
     let ended = listen(control.try_clone().map_err(Failure::internal)?, telemetry.clone());
     parameters.validate().map_err(|error| Failure::new("index_parameters", error))?;
     let mut arena = Arena::attach(arena).map_err(Failure::internal)?;
-    if join_pages {
-        arena.join_pages();
-    }
+    arena.take_in(pages);
     let telemetry = TelemetryPage::open(&telemetry).map_err(Failure::internal)?;
     let ready = FromIndexer::Ready {
         cores: placement::allowed_cores(),

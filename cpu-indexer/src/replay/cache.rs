@@ -1,7 +1,7 @@
 //! Keys and values in an arena of this process's own.
 
 use hindsight_protocol::arena::{
-    Arena, ArenaConfig, ArenaError, HeadBlocks, TableError, TableOwner,
+    Arena, ArenaConfig, ArenaError, ArenaMemory, HeadBlocks, Pages, TableError, TableOwner,
 };
 use hindsight_protocol::geometry::Geometry;
 
@@ -39,7 +39,9 @@ impl KvCache {
     ) -> Result<Self, CacheError> {
         let config =
             ArenaConfig { geometry, capacity_tokens: tokens as u64, max_selected_blocks: 1 };
-        let arena = Arena::create(config)?;
+        // As runs take them by default.
+        let memory = ArenaMemory { pages: Pages::Huge, ..ArenaMemory::default() };
+        let arena = Arena::create_in(config, memory)?;
         let owner = TableOwner::new(arena.tables(), 1);
         owner.open(SEQUENCE)?;
         owner.reserve(SEQUENCE, tokens as u64, |slab| {

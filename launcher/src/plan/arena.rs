@@ -11,12 +11,12 @@ use crate::topology::{HugePages, Node, Topology};
 /// Pages of the arena.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ValueEnum)]
 pub enum PageWish {
-    /// What is best on this machine: ordinary pages, as nobody has measured a gain yet
+    /// Huge pages of 2 MiB as far as the kernel gives them, or else ordinary ones
     #[default]
     #[value(name = "auto")]
     #[serde(rename = "auto")]
     Auto,
-    /// Huge pages of 2 MiB: reserved ones if there are enough, or else ordinary ones that the kernel joins
+    /// Huge pages of 2 MiB: reserved ones if there are enough, or else as with `auto`
     #[value(name = "2M")]
     #[serde(rename = "2M")]
     Huge2M,
@@ -64,11 +64,12 @@ impl ArenaRequest {
             several.then_some(NodePolicy::Prefer(self.node))
         };
         let pages = match self.pages {
-            PageWish::Auto | PageWish::Off => Pages::Small,
+            PageWish::Off => Pages::Small,
+            PageWish::Auto => Pages::Huge,
             PageWish::Huge1G => self.reserved(topology, GIB_1)?,
             PageWish::Huge2M => match self.reserved(topology, MIB_2) {
                 Ok(reserved) => reserved,
-                Err(_) if self.transparent => Pages::Joined,
+                Err(_) if self.transparent => Pages::Huge,
                 Err(error) => return Err(error),
             },
         };
@@ -159,7 +160,7 @@ mod tests {
     fn a_node_that_was_chosen_is_preferred_and_one_that_was_named_is_bound() {
         let machine = Machine::two_socket_xeon();
         let chosen = decide(&machine, REQUEST).unwrap();
-        assert_eq!(chosen, ArenaMemory { node: Some(NodePolicy::Prefer(1)), pages: Pages::Small });
+        assert_eq!(chosen, ArenaMemory { node: Some(NodePolicy::Prefer(1)), pages: Pages::Huge });
         let named = decide(&machine, ArenaRequest { node_named: true, ..REQUEST }).unwrap();
         assert_eq!(named.node, Some(NodePolicy::Bind(1)));
         let one = decide(&Machine::laptop(), ArenaRequest { node: 0, indexer_node: 0, ..REQUEST })
@@ -192,13 +193,13 @@ mod tests {
         reserve(&machine, 0, 2048, 80, 60);
         reserve(&machine, 1, 2048, 20, 20);
         let wish = ArenaRequest { pages: PageWish::Huge2M, ..REQUEST };
-        assert_eq!(decide(&machine, wish).unwrap().pages, Pages::Joined);
+        assert_eq!(decide(&machine, wish).unwrap().pages, Pages::Huge);
         let first = ArenaRequest { node: 0, indexer_node: 0, ..wish };
         let reserved =
             ArenaMemory { node: Some(NodePolicy::Prefer(0)), pages: Pages::Reserved(2 << 20) };
         assert_eq!(decide(&machine, first).unwrap(), reserved);
         let elsewhere = ArenaRequest { indexer_node: 1, ..first };
-        let joined = ArenaMemory { node: Some(NodePolicy::Prefer(0)), pages: Pages::Joined };
+        let joined = ArenaMemory { node: Some(NodePolicy::Prefer(0)), pages: Pages::Huge };
         assert_eq!(decide(&machine, elsewhere).unwrap(), joined);
         let error = decide(&machine, ArenaRequest { transparent: false, ..wish }).unwrap_err();
         assert_eq!((error.exit, error.kind.as_ref()), (Exit::Placement, "huge_pages"));

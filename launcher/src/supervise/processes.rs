@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use hindsight_cpu_indexer::parameters::IndexParameters;
 use hindsight_gpu_worker::sampling::SamplingParameters;
-use hindsight_protocol::arena::{Arena, ArenaConfig, ArenaError, ArenaMemory, NodePolicy, Pages};
+use hindsight_protocol::arena::{Arena, ArenaConfig, ArenaError, ArenaMemory, NodePolicy};
 use hindsight_protocol::control::messages::{
     Failure, FromIndexer, FromWorker, Generate, Generated, Score, ToIndexer, ToWorker,
 };
@@ -134,7 +134,7 @@ impl Processes {
             shares_core: placement.lends_core,
             priority: placement.indexer_priority,
             epoch: FIRST_EPOCH,
-            join_pages: memory.pages == Pages::Joined,
+            pages: memory.pages,
             cache_blocks,
             parameters: index,
             telemetry: self.telemetry.name().to_owned(),

@@ -23,7 +23,7 @@ pub const MAGIC: [u8; 8] = *b"HINDSGHT";
 /// Version of everything this crate lays out in shared memory.
 pub const VERSION: u32 = 1;
 
-const PAGE: usize = 4096;
+pub(super) const PAGE: usize = 4096;
 /// The KV region begins and ends at multiples of it.
 pub(super) const HUGE_PAGE: usize = 2 << 20;
 /// Query records in flight: enough for a burst of prompt queries.

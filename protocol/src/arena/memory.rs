@@ -1,7 +1,7 @@
 //! Where an arena's memory comes from, and in pages of which size.
 
 use rustix::io;
-use rustix::mm::Advice;
+use serde::{Deserialize, Serialize};
 
 use super::segment::Mapping;
 
@@ -25,14 +25,13 @@ impl NodePolicy {
 }
 
 /// Pages of an arena.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Pages {
     /// The machine's ordinary pages.
     #[default]
     Small,
-    /// Ordinary pages that the kernel is asked to join to huge ones (2 MiB on x86-64) whenever a slab is taken. Those that
-    /// it does not join stay small.
-    Joined,
+    /// Huge pages (2 MiB on x86-64) as far as the kernel gives them, or else ordinary ones.
+    Huge,
     /// Huge pages of this many bytes that somebody has reserved.
     Reserved(usize),
 }
@@ -106,19 +105,12 @@ impl Mapping {
         if status == 0 { Ok(()) } else { Err(errno()) }
     }
 
-    /// Takes memory for the whole mapping, and joins it to huge pages as far as the kernel can.
-    ///
-    /// # Errors
-    /// The kernel's, if there is not enough memory. Pages that stay small are no error.
-    pub(super) fn populate_joined(&self) -> io::Result<()> {
+    /// Joins the pages of this mapping to huge ones as far as the kernel can (from Linux 6.1 on), whatever the system's
+    /// setting for shared memory. Untouched pages beside one that is there read as zero afterwards.
+    pub(super) fn join_pages(&self) {
         let (address, length) = self.span();
-        // SAFETY: advice changes no byte of the mapping. A kernel that refuses has no huge pages of this kind.
-        let _ = unsafe { rustix::mm::madvise(address, length, Advice::LinuxHugepage) };
-        // SAFETY: as above; the mapping is writable, and untouched pages begin as zeros.
-        unsafe { rustix::mm::madvise(address, length, Advice::LinuxPopulateWrite) }?;
-        // SAFETY: as above: joined pages hold what the small ones held. What cannot be joined stays as it is.
+        // SAFETY: joined pages hold what the small ones held. What cannot be joined stays as it is.
         let _ = unsafe { libc::madvise(address, length, libc::MADV_COLLAPSE) };
-        Ok(())
     }
 }
 
@@ -188,13 +180,16 @@ mod tests {
 
     #[test]
     fn joined_pages_hold_what_small_ones_held() {
-        let segment = Segment::create(2 * HUGE, Pages::Joined).unwrap();
+        let segment = Segment::create(2 * HUGE, Pages::Huge).unwrap();
         let mapping = segment.map(0, 2 * HUGE, Access::Write).unwrap();
-        let byte = mapping.range(HUGE + 5000, 1).as_ptr();
+        let byte = |at: usize| mapping.range(at, 1).as_ptr();
         // SAFETY: the byte lies inside the mapping, which nothing else uses.
-        unsafe { byte.write_volatile(7) };
-        mapping.populate_joined().unwrap();
+        unsafe { byte(HUGE + 5000).write_volatile(7) };
+        mapping.join_pages();
         // SAFETY: as above.
-        assert_eq!(unsafe { byte.read_volatile() }, 7);
+        unsafe {
+            assert_eq!(byte(HUGE + 5000).read_volatile(), 7);
+            assert_eq!(byte(HUGE + 9000).read_volatile(), 0);
+        }
     }
 }

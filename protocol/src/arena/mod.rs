@@ -68,8 +68,8 @@ pub struct Arena {
     control: Mapping,
     kv: Mapping,
     layout: Layout,
-    /// Whether slabs are taken in pages that are joined to huge ones.
-    joined: bool,
+    /// The pages that slabs are taken in.
+    pages: Pages,
 }
 
 impl Arena {
@@ -109,9 +109,7 @@ impl Arena {
             }
         };
         taken.map_err(system("take memory for"))?;
-        if memory.pages == Pages::Joined {
-            arena.join_pages();
-        }
+        arena.take_in(memory.pages);
         let header = Header::of(&layout);
         let target = arena.control.range(0, size_of::<Header>()).cast::<Header>();
         // SAFETY: the range lies inside the control mapping, is page aligned, and no peer has joined yet.
@@ -179,7 +177,7 @@ impl Arena {
         let control = segment.map(0, layout.kv_offset(), Access::Write).map_err(system)?;
         let kv =
             segment.map(layout.kv_offset(), layout.kv_bytes(), Access::Read).map_err(system)?;
-        Ok(Self { segment, control, kv, layout, joined: false })
+        Ok(Self { segment, control, kv, layout, pages: Pages::Small })
     }
 
     /// Offsets and sizes.
@@ -252,9 +250,9 @@ impl Arena {
         Ok(KvWriter::new(mapping, self.layout))
     }
 
-    /// Has slabs taken from now on in pages that are joined to huge ones, as in an arena made with [`Pages::Joined`].
-    pub const fn join_pages(&mut self) {
-        self.joined = true;
+    /// Has slabs taken from now on in such pages, as in an arena that was made with them.
+    pub const fn take_in(&mut self, pages: Pages) {
+        self.pages = pages;
     }
 
     /// Takes memory for a slab: from the arena's node, or else from the calling thread's.
@@ -263,20 +261,29 @@ impl Arena {
     /// [`ArenaError::System`], in particular when the machine or its control group has no memory left.
     pub fn populate_slab(&self, slab: u32) -> Result<(), ArenaError> {
         let (offset, length) = self.slab_range(slab);
-        let taken = if self.joined {
-            // Huge pages that it shares with its neighbours are taken whole.
-            let start = offset / layout::HUGE_PAGE * layout::HUGE_PAGE;
-            let end = (offset + length).next_multiple_of(layout::HUGE_PAGE);
-            let mapping = self.segment.map(start, end - start, Access::Write);
-            mapping.and_then(|mapping| mapping.populate_joined())
-        } else {
-            self.segment.populate(offset, length)
-        };
+        let joined = if self.pages == Pages::Huge { self.join(offset, length) } else { Ok(()) };
+        // What is in huge pages by now has its memory; the rest is taken in small ones.
+        let taken = joined.and_then(|()| self.segment.populate(offset, length));
         taken.map_err(|source| ArenaError::System {
             action: "take memory for",
             bytes: self.layout.total_bytes(),
             source,
         })
+    }
+
+    /// Takes the huge pages that `length` bytes from `offset` on lie in, as far as the kernel gives them. Those shared with
+    /// neighbours are taken whole.
+    ///
+    /// One small page of each is taken first and then joined with the nothing around it: small pages that have been
+    /// written and mapped already would be copied and unmapped one by one, which takes thirty times as long.
+    fn join(&self, offset: usize, length: usize) -> rustix::io::Result<()> {
+        let start = offset / layout::HUGE_PAGE * layout::HUGE_PAGE;
+        let end = (offset + length).next_multiple_of(layout::HUGE_PAGE);
+        for first in (start..end).step_by(layout::HUGE_PAGE) {
+            self.segment.populate(first, layout::PAGE)?;
+        }
+        self.segment.map(start, end - start, Access::Write)?.join_pages();
+        Ok(())
     }
 
     /// Gives a slab's memory back to the system.
@@ -368,9 +375,9 @@ mod tests {
     }
 
     #[test]
-    fn slabs_of_joined_pages_begin_as_zeros_and_keep_what_their_neighbours_hold() {
+    fn slabs_in_huge_pages_begin_as_zeros_and_keep_what_their_neighbours_hold() {
         let mut arena = Arena::create(config()).unwrap();
-        arena.join_pages();
+        arena.take_in(Pages::Huge);
         arena.populate_slab(0).unwrap();
         let mut writer = arena.writer().unwrap();
         assert!(writer.write(&[0], 1, 1, 1023, &[3.0; 32], &[4.0; 32]));

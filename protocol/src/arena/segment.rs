@@ -38,7 +38,7 @@ impl Segment {
     pub fn create(bytes: usize, pages: Pages) -> io::Result<Self> {
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
         let (flags, granule) = match pages {
-            Pages::Small | Pages::Joined => (flags, 1),
+            Pages::Small | Pages::Huge => (flags, 1),
             Pages::Reserved(size) => (flags | reserved_flags(size)?, size),
         };
         let bytes = bytes.checked_next_multiple_of(granule).ok_or(io::Errno::FBIG)?;

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::arena::Pages;
 use crate::device::Device;
 use crate::records::AttentionPolicy;
 use crate::scheduling::Priority;
@@ -155,8 +156,8 @@ pub enum ToIndexer<Parameters> {
         epoch: u32,
         /// Blocks per (layer, KV head) that the worker's cache holds.
         cache_blocks: u32,
-        /// Whether the arena's pages are joined to huge ones.
-        join_pages: bool,
+        /// The pages that slabs of the arena are taken in.
+        pages: Pages,
         /// Parameters of the index.
         parameters: Parameters,
         /// Name of the telemetry page.
