@@ -59,6 +59,40 @@ fn steps_of_the_index_are_timed_beside_those_of_an_exact_scan() {
 }
 
 #[test]
+fn the_link_between_two_cores_is_measured_by_size() {
+    let directory = TempDir::new().unwrap();
+    let plot = directory.path().join("link.svg");
+    let output = hindsight()
+        .args(["bench", "link", "--json", "--device", "cpu", "--sizes", "64KiB,4KiB"])
+        .args(["--repeats", "3", "--plot"])
+        .arg(&plot)
+        .output()
+        .unwrap();
+    if output.status.code() == Some(7) {
+        // Two processes want two cores.
+        assert_eq!(support::error(&output, 7)["kind"], "one_core");
+        return;
+    }
+    assert!(output.status.success(), "{}", stderr(&output));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let rows = report["rows"].as_array().unwrap();
+    assert_eq!(rows.len(), 2 * 2 * 3, "sizes, ways, directions: {report}");
+    for row in rows {
+        let number = |key: &str| row[key].as_f64().unwrap();
+        let bytes = number("bytes") * if row["direction"] == "both" { 2.0 } else { 1.0 };
+        assert!((number("gb_per_s") - bytes / number("us") / 1e3).abs() < 1e-6, "{row}");
+        assert!(number("us_min") <= number("us") && number("us") <= number("us_max"), "{row}");
+        assert_eq!(row["memory"], "shared");
+    }
+    assert_eq!(report["limit"]["bytes"], 64 << 10, "{report}");
+    assert!(report["left_out"].to_string().contains("pageable"), "{report}");
+    assert!(std::fs::read_to_string(&plot).unwrap().contains("<svg"));
+
+    let odd = hindsight().args(["bench", "link", "--json", "--sizes", "5000"]).output().unwrap();
+    assert_eq!(support::error(&odd, 2)["kind"], "transfer_size");
+}
+
+#[test]
 fn without_a_trace_one_is_recorded_once() {
     let directory = TempDir::new().unwrap();
     let home = directory.path().join("home");

@@ -200,9 +200,88 @@ fn a_profile_shows_copies_beside_attention() {
         })
         .count();
     assert!(beside > 0, "no gathered block travelled beside attention");
+    // An arrow leads from each query over selections and the copy to attention on the GPU.
+    let gathered = spans("gpu-gather").next().unwrap();
+    let id = format!("{}.{}", gathered["args"]["position"], gathered["args"]["layer"]);
+    let of_arrow = |phase: &'static str| {
+        let id = id.clone();
+        events.iter().filter(move |event| event["id"] == id.as_str() && event["ph"] == phase)
+    };
+    assert_eq!(of_arrow("s").count(), 1, "{id}");
+    assert_eq!(of_arrow("t").filter(|event| event["pid"] == 3).count(), 1, "the copy");
+    assert!(of_arrow("f").any(|event| event["pid"] == 3 && event["tid"] == 2), "attention");
+
+    let link = &summary["link"];
+    assert_eq!(link["limit"]["memory"], "registered", "{link}");
+    let copying = link["copying_share"].as_f64().unwrap();
+    assert!((0.05..1.1).contains(&copying), "{link}");
+    assert!(link["counters"]["absent"].as_str().unwrap().starts_with("NVML"), "{link}");
     let tracks = events.iter().filter_map(|event| event["args"]["name"].as_str());
     let modelled = tracks.filter(|name| name.ends_with("stream (modelled)")).count();
     assert_eq!(modelled, 2, "both streams say that they are modelled");
+}
+
+/// A link measured with `arguments` on the mock driver.
+fn link(mock: &Mock, arguments: &[&str]) -> Value {
+    let mut command = hindsight();
+    command.args(["bench", "link", "--json", "--device", "cuda:0", "--repeats", "3"]);
+    let output = command.args(arguments).envs(mock.environment()).output().unwrap();
+    assert!(output.status.success(), "{mock:?}: {}", stderr(&output));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[test]
+fn the_link_is_measured_as_it_is_modelled() {
+    let sizes = ["--sizes", "4KiB,1MiB", "--mock-link", "12.5,3"];
+    let report = link(&Mock::default(), &sizes);
+    assert_eq!(report["modelled_link"], "12.5,3");
+    assert!(report["notes"].to_string().contains("modelled"), "{report}");
+    let us = |memory: &str, transfers: &str, direction: &str, bytes: u64| {
+        let rows = report["rows"].as_array().unwrap();
+        let found = rows.iter().find(|row| {
+            row["memory"] == memory
+                && row["transfers"] == transfers
+                && row["direction"] == direction
+                && row["bytes"] == bytes
+        });
+        found.unwrap_or_else(|| panic!("no {memory} {transfers}: {report}"))["us"].as_f64().unwrap()
+    };
+    // A mebibyte takes 84 us at 12.5 GB/s, each copy 3 us besides.
+    for memory in ["pinned", "registered"] {
+        for direction in ["to-device", "to-host"] {
+            let once = us(memory, "batched", direction, 1 << 20);
+            assert!((86.0..150.0).contains(&once), "{memory} {direction}: {once}");
+            let blocks = us(memory, "blocks", direction, 1 << 20);
+            assert!(blocks > 84.0 + 256.0 * 3.0, "{memory} {direction}: {blocks} block by block");
+            let both = us(memory, "batched", "both", 1 << 20);
+            assert!(both < 1.9 * once, "{memory}: {both} both at once, {once} one");
+        }
+    }
+    let gathered = us("registered", "gather", "to-device", 1 << 20);
+    assert!(gathered < us("registered", "blocks", "to-device", 1 << 20) / 4.0, "{gathered}");
+    let limit = &report["limit"];
+    assert_eq!((&limit["memory"], &limit["bytes"]), (&"registered".into(), &(1 << 20).into()));
+    assert!((6.0..12.5).contains(&limit["to_device_gb_per_s"].as_f64().unwrap()), "{limit}");
+}
+
+#[test]
+fn a_link_whose_memory_cannot_be_page_locked_says_so() {
+    let mock = Mock { registration: Registration::Refused, ..Mock::default() };
+    let report = link(&mock, &["--sizes", "64KiB"]);
+    assert_eq!(report["limit"]["memory"], "pinned", "{report}");
+    let left_out = report["left_out"].as_array().unwrap();
+    let registered = left_out.iter().find(|left_out| left_out["what"] == "registered memory");
+    assert!(registered.unwrap()["why"].as_str().unwrap().contains("page-locked"), "{report}");
+}
+
+#[test]
+fn transfers_arrive_whole_in_any_order() {
+    for order in ADVERSARIAL {
+        let mock = Mock { order, ..Mock::default() };
+        // Each transfer is checked byte by byte: a missing wait ends the command.
+        let report = link(&mock, &["--sizes", "4KiB,128KiB"]);
+        assert_eq!(report["rows"].as_array().unwrap().len(), 2 * (4 + 6 + 7), "{report}");
+    }
 }
 
 #[test]

@@ -65,6 +65,19 @@ fn an_arena_is_bound_to_the_node_that_is_named() {
 }
 
 #[test]
+fn a_priority_is_got_or_refused_by_name() {
+    let normal = placement(&[], &[]).unwrap();
+    assert_eq!(normal["got"]["indexer_scheduling"]["policy"], "other", "{normal}");
+    assert_eq!(normal["cost"]["real_time_cpu"], Value::Null, "{normal}");
+    if let Some(report) = placement(&["--indexer-priority", "high"], &["priority_refused"]) {
+        assert_eq!(report["asked"]["indexer_priority"], "high", "{report}");
+        assert_eq!(report["got"]["indexer_scheduling"]["policy"], "round-robin", "{report}");
+        assert_eq!(report["cost"]["real_time_cpu"], report["chosen"]["indexer_core"]["value"]);
+        assert_eq!(report["warnings"].as_array().unwrap().len(), 0, "{report}");
+    }
+}
+
+#[test]
 fn huge_pages_are_got_or_refused_by_name() {
     for size in ["2M", "1G"] {
         if let Some(report) = placement(&["--hugepages", size], &["huge_pages"]) {

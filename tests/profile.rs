@@ -44,7 +44,7 @@ fn a_profile_accounts_for_every_byte_of_the_run() {
     let steps = summary["steps"].as_array().unwrap();
     let bytes = |of: &Value, reason: &str| of["bytes"][reason].as_u64().unwrap();
     let total = |reason: &str| summary["decode_bytes"][reason].as_u64().unwrap();
-    for reason in ["miss", "repair", "append", "query", "hit"] {
+    for reason in ["miss", "repair", "append", "query", "hit", "audit"] {
         let by_step: u64 = steps.iter().map(|step| bytes(step, reason)).sum();
         let layers = summary["layers"].as_array().unwrap();
         let by_layer: u64 = layers.iter().map(|layer| bytes(layer, reason)).sum();
@@ -72,9 +72,40 @@ fn a_profile_accounts_for_every_byte_of_the_run() {
     }
 
     let page = fs::read_to_string(folder.join("report.html")).unwrap();
-    assert_eq!(page.matches("<svg").count(), 6);
+    assert_eq!(page.matches("<svg").count(), 8);
+
+    // What a step moved over its time is a share of what the link carries at most.
+    let link = &summary["link"];
+    let limit = |key: &str| link["limit"][key].as_f64().unwrap();
+    assert!(limit("to_device_gb_per_s") > 0.1 && limit("to_host_gb_per_s") > 0.1, "{link}");
+    assert!(link["measured"].as_str().unwrap().starts_with("memory copies"), "{link}");
+    assert!(link["counters"]["absent"].as_str().unwrap().contains("CPU"), "{link}");
+    for step in steps {
+        let number = |key: &str| step[key].as_f64().unwrap();
+        let rate = number("to_device_bytes") / number("step_us") / 1e3;
+        let share = rate / limit("to_device_gb_per_s");
+        assert!((number("link_to_device_share") - share).abs() < 1e-9, "{step}");
+    }
+    let of_reason = |reason: &str| {
+        let rows = summary["traffic"].as_array().unwrap();
+        rows.iter().find(|row| row["reason"] == reason).unwrap()
+    };
+    assert_eq!(of_reason("miss")["direction"], "to-device");
+    assert_eq!(of_reason("append")["bytes"], total("append"));
+    assert_eq!(of_reason("prefill")["bytes"], summary["prefill_bytes"]);
+    assert_eq!(of_reason("audit")["direction"], "none");
+    assert!(of_reason("audit")["bytes"].as_u64().unwrap() > 0, "{summary}");
+    let embedded = page.split_once("id=\"summary\">").unwrap().1.split_once("</script>").unwrap().0;
+    assert_eq!(serde_json::from_str::<Value>(embedded).unwrap(), summary);
+    let shown: Vec<_> = page.split("<data value=\"").skip(1).collect();
+    assert!(shown.len() > 20, "{}", shown.len());
+    for figure in shown {
+        let (value, rest) = figure.split_once("\" data-path=\"").unwrap();
+        let pointer = rest.split_once('"').unwrap().0;
+        assert_eq!(summary.pointer(pointer).unwrap().to_string(), value, "{pointer}");
+    }
     let share = summary["share_of_full_streaming"].as_f64().unwrap() * 100.0;
-    assert!(page.contains(&format!("{share:.2} % of what full streaming")), "{share}");
+    assert!(page.contains(&format!(">{share:.2} %</data> of what full streaming")), "{share}");
 }
 
 #[test]

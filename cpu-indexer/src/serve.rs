@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 use hindsight_protocol::arena::Arena;
 use hindsight_protocol::control::codec;
 use hindsight_protocol::control::messages::{Failure, FromIndexer, ToIndexer};
+use hindsight_protocol::geometry::KvDtype;
 use hindsight_protocol::profile::{Activity, Detail, Recorder};
 use hindsight_protocol::records::{AttentionPolicy, Reply, Request, SelectedBlock};
 use hindsight_protocol::ring::{Patience, Receiver, RingFault, Sender};
-use hindsight_protocol::scheduling;
+use hindsight_protocol::scheduling::{self, Priority};
 use hindsight_protocol::telemetry::{IndexerCounters, TelemetryPage};
 
 use crate::audit::AuditTurn;
@@ -53,6 +54,7 @@ fn start(control: &mut UnixStream, arena: OwnedFd) -> Result<(), Failure> {
     let ToIndexer::Start {
         core,
         shares_core,
+        priority,
         epoch,
         cache_blocks,
         pages,
@@ -65,9 +67,7 @@ fn start(control: &mut UnixStream, arena: OwnedFd) -> Result<(), Failure> {
     };
     // Before anything large is allocated: memory comes from the node of the core that touches it first.
     placement::pin(core).map_err(|error| Failure::new("no_such_core", error))?;
-    if let Err(error) = scheduling::take_short_turns() {
-        tracing::warn!(%error, "the system keeps the length of the indexer's turns");
-    }
+    take_priority(priority)?;
     let ended = listen(control.try_clone().map_err(Failure::internal)?, telemetry.clone());
     parameters.validate().map_err(|error| Failure::new("index_parameters", error))?;
     let mut arena = Arena::attach(arena).map_err(Failure::internal)?;
@@ -93,6 +93,27 @@ fn start(control: &mut UnixStream, arena: OwnedFd) -> Result<(), Failure> {
     codec::write(control, &ready).map_err(Failure::internal)?;
     indexer.serve(&mut arena.query_ring().consumer(), &ended)?;
     indexer.recorder.finish().map_err(|error| Failure::new("profile_unwritable", error))
+}
+
+/// Has the calling thread, which serves, scheduled as it was asked for.
+fn take_priority(priority: Priority) -> Result<(), Failure> {
+    match priority {
+        Priority::Normal => {
+            if let Err(error) = scheduling::take_short_turns() {
+                tracing::warn!(%error, "the system keeps the length of the indexer's turns");
+            }
+            Ok(())
+        }
+        Priority::High => scheduling::run_first().map_err(|error| {
+            let message = format!("--indexer-priority high: the system refuses it: {error}");
+            Failure {
+                hint: "allow real-time priorities: ulimit -r 1 (/etc/security/limits.d: rtprio), or CAP_SYS_NICE \
+                       (docker run --cap-add SYS_NICE)"
+                    .to_owned(),
+                ..Failure::new(Failure::PRIORITY_REFUSED, message)
+            }
+        }),
+    }
 }
 
 /// Reads messages on a thread of its own, and ends the process if the launcher goes away, whatever the indexer is doing.
@@ -323,10 +344,14 @@ impl Indexer<'_> {
         if let Some(head) = self.audit.turn(layer, position, &geometry) {
             let since = self.recorder.now();
             let query = &query[head * per_head..][..per_head];
-            let audit = state.index.audit(state.view(head), query, &selections[head]);
+            let view = state.view(head);
+            let bytes = (view.tokens() * view.head_dim() * KvDtype::BYTES) as u64;
+            let audit = state.index.audit(view, query, &selections[head]);
             counters.audits.add(1);
+            counters.audit_key_bytes.add(bytes);
             counters.audit_recall.add(f64::from(audit.recall));
             counters.audit_mass.add(f64::from(audit.mass));
+            let detail = Detail { kv_head: u32::try_from(head).ok(), bytes, ..detail };
             self.recorder.record(Activity::Audit, since, detail);
         }
         Ok(())

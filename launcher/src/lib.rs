@@ -4,6 +4,7 @@ pub mod command;
 pub mod doctor;
 pub mod error;
 pub mod eval;
+pub mod link;
 pub mod metrics;
 pub mod models;
 pub mod plan;

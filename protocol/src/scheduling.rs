@@ -1,9 +1,35 @@
 //! How the system shares a core between the indexer and the worker's thread that borrows it.
 
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 
 /// How long the indexer's turns on its core are to be, in nanoseconds: the shortest that the system takes.
 const SHORT_TURN: u64 = 100_000;
+
+/// How much the indexer's thread comes before others on its core.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Priority {
+    /// As any thread: who else wants the core has a share of it.
+    #[default]
+    Normal,
+    /// Before every ordinary thread.
+    High,
+}
+
+/// Lets the calling thread run before every ordinary thread of its core, whatever session it belongs to: under the real-time
+/// policy, at its lowest priority. Threads that it starts later are ordinary ones. Niceness would not do: where the kernel groups
+/// sessions, it counts within one alone.
+///
+/// # Errors
+/// The system's error; `EPERM` without the right to real-time priorities.
+pub fn run_first() -> Result<(), Errno> {
+    let parameters = libc::sched_param { sched_priority: 1 };
+    let policy = libc::SCHED_RR | libc::SCHED_RESET_ON_FORK;
+    // SAFETY: the parameters live as long as the call; 0 is the calling thread.
+    let status = unsafe { libc::sched_setscheduler(0, policy, &raw const parameters) };
+    if status == 0 { Ok(()) } else { Err(last_error()) }
+}
 
 /// Lets the calling thread run only while nobody else wants its core, and give way at once to whoever wakes up there.
 ///
@@ -75,6 +101,22 @@ mod tests {
         std::thread::spawn(|| {
             run_when_idle().unwrap();
             assert_eq!(policy(), libc::SCHED_IDLE);
+        })
+        .join()
+        .unwrap();
+    }
+
+    #[test]
+    fn a_thread_runs_first_or_is_refused_and_its_children_are_ordinary() {
+        std::thread::spawn(|| match run_first() {
+            Ok(()) => {
+                assert_eq!(policy() & !libc::SCHED_RESET_ON_FORK, libc::SCHED_RR);
+                assert_eq!(std::thread::spawn(policy).join().unwrap(), libc::SCHED_OTHER);
+            }
+            Err(error) => {
+                assert_eq!(error, Errno::PERM);
+                assert_eq!(policy(), libc::SCHED_OTHER);
+            }
         })
         .join()
         .unwrap();

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use shared_memory::{Shmem, ShmemConf, ShmemError};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"HSTELEM\0");
-const VERSION: u64 = 3;
+const VERSION: u64 = 4;
 /// What names of pages begin with; the number of the process that made it follows.
 const PREFIX: &str = "hindsight-";
 
@@ -81,6 +81,8 @@ pub struct IndexerCounters {
     pub audit_recall: Sum,
     /// Over the audits, the softmax mass of what was selected over that of the exact top-k.
     pub audit_mass: Sum,
+    /// Bytes of keys that audits read.
+    pub audit_key_bytes: Counter,
 }
 
 /// What the worker counts.

@@ -73,7 +73,7 @@ impl Machine {
         })
     }
 
-    /// Two nodes, all memory on the first: the second's channels are empty.
+    /// Two nodes, all memory on the first: the second's channels are empty, and the kernel allows no memory of it to anybody.
     pub fn node_without_memory() -> Self {
         let machine = Self::new(Shape {
             sockets: 1,
@@ -86,6 +86,7 @@ impl Machine {
             l3: "8192K",
         });
         machine.memory(1, 0);
+        machine.allow("0-7", "0");
         machine
     }
 

@@ -7,6 +7,7 @@ use hindsight_protocol::telemetry::WorkerCounters;
 
 use super::conformance::KernelOutcome;
 use super::cpu::CpuDevice;
+use super::transfer::{MeasuredTransfers, TransferPlan};
 use super::{AttentionDevice, Demand, DeviceError};
 use crate::threads::Pools;
 
@@ -75,6 +76,19 @@ impl Backend {
         #[cfg(not(feature = "cuda"))]
         let _ = progress;
         Ok(Vec::new())
+    }
+
+    /// Times transfers between host memory and a GPU. Other devices have no link.
+    ///
+    /// # Errors
+    /// [`DeviceError`] if the device has no link, the GPU's driver refuses, or bytes arrive changed.
+    pub fn time_transfers(&self, plan: &TransferPlan) -> Result<MeasuredTransfers, DeviceError> {
+        #[cfg(feature = "cuda")]
+        if let Some(gpu) = &self.gpu {
+            return Ok(gpu.time_transfers(plan)?);
+        }
+        let _ = plan;
+        Err(DeviceError::NoLink)
     }
 
     /// Prepares attention over `arena`.

@@ -9,6 +9,7 @@ pub mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 pub mod probe;
+pub mod transfer;
 
 use std::fmt;
 use std::ops::Range;
@@ -31,6 +32,9 @@ pub enum DeviceError {
     /// There is no such device.
     #[error("this build has no {0}: build it with --features cuda")]
     Absent(Device),
+    /// The device computes in host memory.
+    #[error("the device has no link to host memory")]
+    NoLink,
     /// The kernels do not serve this shape.
     #[error(transparent)]
     Shape(#[from] cpu::ShapeError),
@@ -55,6 +59,7 @@ impl DeviceError {
     pub const fn kind(&self) -> &'static str {
         match self {
             Self::Absent(_) => "device_unavailable",
+            Self::NoLink => "no_link",
             #[cfg(feature = "cuda")]
             Self::Cuda(cuda::CudaError::Memory { .. }) => "gpu_memory",
             #[cfg(feature = "cuda")]

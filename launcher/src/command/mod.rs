@@ -22,6 +22,7 @@ pub mod trace;
 use clap::{Parser, Subcommand};
 
 use crate::error::{Error, Exit};
+use crate::link;
 
 /// Decode long contexts with the KV cache in host memory: a worker computes, an indexer on a core of its own predicts
 /// which keys the next step needs and ships only those.
@@ -63,6 +64,12 @@ enum Command {
     /// The other process of `bench ipc`; started by it.
     #[command(hide = true)]
     IpcEcho(bench::echo::EchoArguments),
+    /// The process at the other core of a link that is measured; started by the one that measures.
+    #[command(hide = true)]
+    LinkEnd(link::end::LinkEndArguments),
+    /// The process that times transfers of a GPU; started by `bench link` and by profiles.
+    #[command(hide = true)]
+    LinkGpu(link::gpu::LinkGpuArguments),
     /// The process that owns the KV cache; started by the launcher.
     #[command(hide = true)]
     CpuIndexer(child::ChildArguments),
@@ -83,7 +90,11 @@ impl Cli {
             Command::Eval(command) => command.json(),
             Command::Topology(arguments) => arguments.json,
             Command::Doctor(arguments) => arguments.json,
-            Command::GpuWorker(_) | Command::CpuIndexer(_) | Command::IpcEcho(_) => false,
+            Command::GpuWorker(_)
+            | Command::CpuIndexer(_)
+            | Command::IpcEcho(_)
+            | Command::LinkEnd(_)
+            | Command::LinkGpu(_) => false,
         }
     }
 
@@ -108,6 +119,8 @@ impl Cli {
                 child::run(&arguments, hindsight_gpu_worker::serve::run)
             }
             Command::IpcEcho(arguments) => bench::echo::run(&arguments),
+            Command::LinkEnd(arguments) => link::end::run(&arguments),
+            Command::LinkGpu(arguments) => link::gpu::run(&arguments),
             Command::CpuIndexer(arguments) => {
                 child::run(&arguments, hindsight_cpu_indexer::serve::run)
             }

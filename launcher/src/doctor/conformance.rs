@@ -52,13 +52,8 @@ impl ConformanceReport {
     /// # Errors
     /// The device cannot be opened, or loads no kernels.
     pub fn new(device: DeviceDescription, mut progress: impl FnMut(&str)) -> Result<Self, Error> {
-        let failed = |error: DeviceError| {
-            let hint = error.hint();
-            let error = Error::new(Exit::Device, error.kind(), error);
-            if hint.is_empty() { error } else { error.with_hint(hint) }
-        };
-        let backend = Backend::open(device.device).map_err(failed)?;
-        let kernels = backend.check_kernels(&mut progress).map_err(failed)?;
+        let backend = Backend::open(device.device).map_err(device_failed)?;
+        let kernels = backend.check_kernels(&mut progress).map_err(device_failed)?;
         let cases = CASES.into_iter().map(|case| {
             progress(&case.to_string());
             let started = Instant::now();
@@ -93,4 +88,11 @@ impl ConformanceReport {
             Exit::Broken
         }
     }
+}
+
+/// The error of a device that can be used and fails.
+pub(crate) fn device_failed(error: DeviceError) -> Error {
+    let hint = error.hint();
+    let error = Error::new(Exit::Device, error.kind(), error);
+    if hint.is_empty() { error } else { error.with_hint(hint) }
 }

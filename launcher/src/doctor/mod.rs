@@ -11,6 +11,7 @@ mod system;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use conformance::device_failed;
 pub use conformance::{CaseReport, ConformanceReport};
 use serde::Serialize;
 

@@ -59,7 +59,6 @@ impl ArenaRequest {
     pub fn decide(self, topology: &Topology) -> Result<ArenaMemory, Error> {
         let several = topology.nodes.iter().filter(|node| node.holds_memory()).count() > 1;
         let node = if self.node_named {
-            self.fits_node(topology)?;
             Some(NodePolicy::Bind(self.node))
         } else {
             several.then_some(NodePolicy::Prefer(self.node))
@@ -74,20 +73,27 @@ impl ArenaRequest {
                 Err(error) => return Err(error),
             },
         };
-        let node = node.filter(|_| !matches!(pages, Pages::Reserved(_)));
+        // Reserved pages are counted apart.
+        if self.node_named && !matches!(pages, Pages::Reserved(_)) {
+            self.fits_node(topology)?;
+        }
         Ok(ArenaMemory { node, pages })
     }
 
+    /// Where a bound node has no memory left, the kernel refuses nothing: it kills processes until there is some.
     fn fits_node(self, topology: &Topology) -> Result<(), Error> {
-        let bytes = topology.node(self.node).map_or(0, |node| node.memory_bytes);
-        if self.bytes <= bytes {
+        let (left, all) = topology
+            .node(self.node)
+            .map_or((0, 0), |node| (node.available_bytes, node.memory_bytes));
+        if self.bytes <= left {
             return Ok(());
         }
         let message = format!(
-            "an arena of {} does not fit --arena-node {}, which has {}",
+            "an arena of {} does not fit --arena-node {}, which has {} left of {}",
             HumanBytes(self.bytes),
             self.node,
-            HumanBytes(bytes)
+            HumanBytes(left),
+            HumanBytes(all)
         );
         Err(Error::new(Exit::DoesNotFit, "arena_node_too_small", message)
             .with_hint("ask for a shorter --context, or leave --arena-node out: the rest comes from other nodes then"))
@@ -172,6 +178,16 @@ mod tests {
     }
 
     #[test]
+    fn a_named_node_that_others_have_filled_is_refused_before_the_kernel_kills_anybody() {
+        let machine = Machine::two_socket_xeon();
+        let named = ArenaRequest { bytes: 50 << 30, node_named: true, ..REQUEST };
+        let error = decide(&machine, named).unwrap_err();
+        assert_eq!((error.exit, error.kind.as_ref()), (Exit::DoesNotFit, "arena_node_too_small"));
+        assert!(error.message.contains("48.00 GiB left of 96.00 GiB"), "{error}");
+        assert!(decide(&machine, ArenaRequest { node_named: false, ..named }).is_ok());
+    }
+
+    #[test]
     fn reserved_pages_are_taken_if_there_are_enough_where_they_must_be() {
         let machine = Machine::two_socket_xeon();
         reserve(&machine, 0, 2048, 80, 60);
@@ -179,7 +195,8 @@ mod tests {
         let wish = ArenaRequest { pages: PageWish::Huge2M, ..REQUEST };
         assert_eq!(decide(&machine, wish).unwrap().pages, Pages::Huge);
         let first = ArenaRequest { node: 0, indexer_node: 0, ..wish };
-        let reserved = ArenaMemory { node: None, pages: Pages::Reserved(2 << 20) };
+        let reserved =
+            ArenaMemory { node: Some(NodePolicy::Prefer(0)), pages: Pages::Reserved(2 << 20) };
         assert_eq!(decide(&machine, first).unwrap(), reserved);
         let elsewhere = ArenaRequest { indexer_node: 1, ..first };
         let joined = ArenaMemory { node: Some(NodePolicy::Prefer(0)), pages: Pages::Huge };

@@ -1,8 +1,8 @@
 //! Events in Chrome's trace format, which Perfetto reads.
 //!
 //! One process for each of ours; a track for what the worker computes and one for the indexer's core. A GPU stands beside
-//! them as a process with a track for each of its streams. Arrows lead from a layer's query to each KV head's selection, and
-//! from there to the attention over it.
+//! them as a process with a track for each of its streams. Arrows lead from a layer's query to each KV head's selection, on a
+//! GPU from there to the copy of what it lacks, and to the attention over it.
 
 use std::io::{Result, Write};
 
@@ -46,7 +46,7 @@ pub(super) fn write(
             put(span(process, event, origin))?;
             if let Some((phase, at)) = arrow(event) {
                 put(json!({
-                    "ph": phase, "pid": process, "tid": 1, "cat": "selection", "name": "selection",
+                    "ph": phase, "pid": process, "tid": track(event), "cat": "selection", "name": "selection",
                     "id": arrow_id(event), "ts": microseconds(at - origin), "bp": "e",
                 }))?;
             }
@@ -71,12 +71,8 @@ fn tracks(gpu: Option<&ProfiledGpu>) -> Vec<(u32, String, Vec<String>)> {
 
 fn span(process: u32, event: &Event, origin: u64) -> Value {
     let detail = &event.detail;
-    let track = match event.activity.gpu_stream() {
-        None | Some(GpuStream::Copy) => 1,
-        Some(GpuStream::Compute) => 2,
-    };
     json!({
-        "ph": "X", "pid": process, "tid": track, "name": event.activity,
+        "ph": "X", "pid": process, "tid": track(event), "name": event.activity,
         "ts": microseconds(event.began_ns - origin),
         "dur": microseconds(event.nanoseconds()),
         "args": {
@@ -86,11 +82,20 @@ fn span(process: u32, event: &Event, origin: u64) -> Value {
     })
 }
 
+/// The track of its process that an event is on.
+const fn track(event: &Event) -> u32 {
+    match event.activity.gpu_stream() {
+        None | Some(GpuStream::Copy) => 1,
+        Some(GpuStream::Compute) => 2,
+    }
+}
+
 /// Which part of an arrow belongs to an event, and when.
 fn arrow(event: &Event) -> Option<(char, u64)> {
     match event.activity {
         Activity::Query => Some(('s', event.began_ns)),
-        Activity::Select => Some(('t', event.began_ns)),
+        Activity::Select | Activity::GpuGather => Some(('t', event.began_ns)),
+        Activity::GpuAttendHits | Activity::GpuAttendMisses => Some(('f', event.began_ns)),
         Activity::Attend if event.detail.kv_head.is_some() => Some(('f', event.began_ns)),
         _ => None,
     }
@@ -137,6 +142,24 @@ mod tests {
             events.iter().filter_map(|event| event["args"]["name"].as_str()).collect();
         assert!(names.contains(&"GPU: H100; times are modelled, link gen4x16"), "{names:?}");
         assert!(names.contains(&"GPU copy stream (modelled)"), "{names:?}");
+    }
+
+    #[test]
+    fn an_arrow_leads_over_the_copy_to_attention_on_its_stream() {
+        let gpu = ProfiledGpu { name: "H100".to_owned(), modelled_link: None };
+        let path =
+            [Activity::Query, Activity::Select, Activity::GpuGather, Activity::GpuAttendMisses];
+        let events = trace(Some(&gpu), &path);
+        let arrow: Vec<_> = events
+            .iter()
+            .filter(|event| event["cat"] == "selection")
+            .map(|event| {
+                let place = [&event["pid"], &event["tid"]].map(|number| number.as_u64().unwrap());
+                (event["ph"].as_str().unwrap(), place)
+            })
+            .collect();
+        // The trace helper takes all of them for the worker's.
+        assert_eq!(arrow, [("s", [1, 1]), ("t", [1, 1]), ("t", [3, 1]), ("f", [3, 2])]);
     }
 
     #[test]

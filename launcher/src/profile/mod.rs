@@ -1,10 +1,16 @@
 //! What a run did when: a trace for Perfetto, a summary for scripts, a page for people.
 
 mod chrome;
+mod counters;
+mod figure;
 mod gpu;
+mod link;
+#[cfg(feature = "cuda")]
+mod nvml;
 mod page;
 mod plots;
 mod summary;
+mod watch;
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
@@ -17,8 +23,11 @@ use serde::Serialize;
 use crate::error::{Error, Exit};
 use crate::supervise::Role;
 
+pub use counters::{CounterFigures, CounterSample, Counters};
 pub use gpu::{GpuFigures, ProfiledGpu, StreamFigures};
+pub use link::{LinkFigures, LinkOfRun};
 pub use summary::Summary;
+pub use watch::Watch;
 
 /// The folder that a profile is written to.
 #[derive(Debug, Clone)]
@@ -41,6 +50,9 @@ pub struct ProfiledRun {
     pub token_bytes: u64,
     /// Bytes of a block of one KV head.
     pub block_bytes: u64,
+    /// Layers of the model.
+    #[serde(rename = "model_layers")]
+    pub layers: u32,
     /// Bytes of the model's file, which travel to the device once.
     pub weight_bytes: u64,
     /// The GPU that computed; none if the device was the CPU. In the figures it is part of what it did.
@@ -92,19 +104,21 @@ impl ProfileFolder {
     ///
     /// # Errors
     /// A file cannot be read or written.
-    pub fn finish(&self, run: ProfiledRun) -> Result<(), Error> {
-        self.convert(run).map_err(|error| unwritable(&self.path, &error))
+    pub fn finish(&self, run: ProfiledRun, link: &LinkOfRun) -> Result<(), Error> {
+        self.convert(run, link).map_err(|error| unwritable(&self.path, &error))
     }
 
-    fn convert(&self, run: ProfiledRun) -> std::io::Result<()> {
+    fn convert(&self, run: ProfiledRun, link: &LinkOfRun) -> std::io::Result<()> {
         let files = [Role::GpuWorker, Role::CpuIndexer].map(|role| self.events(role));
         let recorded = Recorded::new(read(&files[0])?, read(&files[1])?);
         let mut trace = BufWriter::new(File::create(self.path.join("trace.json"))?);
         chrome::write(run.gpu.as_ref(), &recorded, &mut trace)?;
         trace.flush()?;
-        let summary = Summary::new(run, &recorded);
+        let summary = Summary::new(run, &recorded, link);
         fs::write(self.path.join("summary.json"), serde_json::to_vec(&summary)?)?;
-        let page = page::page(&summary, &recorded).map_err(std::io::Error::other)?;
+        let figures = serde_json::to_value(&summary)?;
+        let page = page::page(&summary, &figures, &recorded, &link.counters)
+            .map_err(std::io::Error::other)?;
         fs::write(self.path.join("report.html"), page)?;
         files.iter().try_for_each(fs::remove_file)
     }
@@ -112,7 +126,7 @@ impl ProfileFolder {
 
 /// Nanoseconds as microseconds.
 #[expect(clippy::cast_precision_loss, reason = "runs last less than a hundred days")]
-fn microseconds(nanoseconds: u64) -> f64 {
+pub(crate) fn microseconds(nanoseconds: u64) -> f64 {
     nanoseconds as f64 / 1e3
 }
 

@@ -6,13 +6,17 @@ use hindsight_protocol::profile::{Activity, Event, GpuStream};
 use hindsight_protocol::records::AttentionPolicy;
 use indicatif::HumanBytes;
 use plotters::style::RGBColor;
+use serde_json::Value;
 
-use super::plots::{Bar, Line, heat_map, lines, timeline};
+use super::counters::{CounterSample, Counters};
+use super::figure::{embedded, figure};
+use super::link::share_of;
+use super::plots::{Bar, Line, doublings, heat_map, lines, timeline};
 use super::summary::{StepFigures, Summary, Traffic};
-use super::{GpuFigures, ProfiledRun, Recorded, StreamFigures, microseconds};
+use super::{ProfiledGpu, ProfiledRun, Recorded, microseconds};
+use crate::link::LinkLimit;
 use crate::report::page::{escape, page as whole_page};
 use crate::report::plot::{COLOURS, PlotError};
-use crate::report::spread::Percentiles;
 
 /// What the timeline tells apart.
 const SHOWN: [(Activity, &str, RGBColor); 7] = [
@@ -35,8 +39,13 @@ const SHOWN_ON_GPU: [(Activity, &str, RGBColor); 6] = [
     (Activity::GpuAttendAll, "attend to all", COLOURS[5]),
 ];
 
-/// The page.
-pub(super) fn page(summary: &Summary, recorded: &Recorded) -> Result<String, PlotError> {
+/// The page. Numbers that are in the summary are taken from `figures`, which is the summary as JSON.
+pub(super) fn page(
+    summary: &Summary,
+    figures: &Value,
+    recorded: &Recorded,
+    counters: &Counters,
+) -> Result<String, PlotError> {
     let ProfiledRun { model, attention, prompt_tokens, .. } = &summary.run;
     let title = format!("{model} with {attention} attention");
     let device = summary.run.gpu.as_ref().map_or_else(
@@ -50,122 +59,170 @@ pub(super) fn page(summary: &Summary, recorded: &Recorded) -> Result<String, Plo
         "<p>{} decode steps after a prompt of {prompt_tokens} tokens. {device}</p>\n",
         summary.steps.len(),
     );
-    totals(summary, &mut out);
-    if let Some(gpu) = &summary.gpu {
-        streams(gpu, &mut out);
+    out.push_str(&embedded(figures));
+    totals(figures, summary.steps.len(), &mut out);
+    if let Some(gpu) = &summary.run.gpu {
+        streams(figures, gpu, &mut out);
     }
-    percentiles(summary, &mut out);
+    percentiles(figures, &mut out);
     if summary.steps.is_empty() {
         out.push_str("<p>No decode step was taken.</p>\n");
         return Ok(whole_page(&title, &out));
     }
-    let mut section = |heading: &str, text: &str, plot: String| {
+    let mut section = |name: &str, heading: &str, text: &str, plot: String| {
         // Writing to a string cannot fail.
-        let _ = write!(out, "<h2>{heading}</h2>\n<p>{text}</p>\n{plot}\n");
+        let _ = write!(
+            out,
+            "<section id=\"plot-{name}\"><h2>{heading}</h2>\n<p>{text}</p>\n{plot}</section>\n"
+        );
     };
     section(
+        "full-streaming",
+        "Beside full streaming",
+        "What each step moved, and what streaming all keys and values to it would have, on a scale of doublings.",
+        beside_full_streaming(summary)?,
+    );
+    section(
+        "bytes-by-reason",
         "Bytes per step",
         "By the reason why they travel. Streaming all keys and values would take what the table above says.",
         bytes_by_reason(summary)?,
     );
-    section("Time per step", "On the worker, and on the indexer's core.", times(summary)?);
+    section("times", "Time per step", "On the worker, and on the indexer's core.", times(summary)?);
+    let text = link_text(summary, figures);
+    let plot = match summary.link.limit {
+        Some(limit) => link_use(summary, limit, counters)?,
+        None => String::new(),
+    };
+    section("link-use", "Link use", &text, plot);
     if summary.run.attention != AttentionPolicy::Full {
         section(
+            "hit-rate",
             "Hit rate",
             "Share of the selected blocks that the device held already.",
             hit_rate(summary)?,
         );
         section(
+            "bytes-by-layer",
             "Bytes by layer and step",
             "Blocks that had to travel; the darkest is the most.",
             by_layer(summary, recorded)?,
         );
         section(
+            "selection-latency",
             "Selection latency",
             "One KV head's selection: the share of selections that took no longer.",
             latency(recorded)?,
         );
     }
     let (step, plot) = one_step(summary, recorded)?;
-    section("One step", &format!("The median step, at position {step}.{}", key(summary)), plot);
+    section(
+        "one-step",
+        "One step",
+        &format!("The median step, at position {step}.{}", key(summary)),
+        plot,
+    );
     Ok(whole_page(&title, &out))
 }
 
-fn totals(summary: &Summary, out: &mut String) {
-    let Traffic { miss, repair, append, query, hit } = summary.decode_bytes;
-    let steps = summary.steps.len().max(1) as u64;
-    let full = summary.full_streaming_bytes;
+/// A number of bytes for people.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "numbers of bytes are whole and positive"
+)]
+fn human(bytes: f64) -> String {
+    HumanBytes(bytes as u64).to_string()
+}
+
+/// A share for people.
+fn percent(share: f64) -> String {
+    format!("{:.2} %", share * 100.0)
+}
+
+fn totals(figures: &Value, steps: usize, out: &mut String) {
     out.push_str("<table><tr><th class=\"text\">bytes</th><th>in all</th><th>per step</th></tr>\n");
     let rows = [
-        ("weights, once", summary.run.weight_bytes, None),
-        ("prompt's keys and values", summary.prefill_bytes, None),
-        ("missing blocks", miss, Some(miss)),
-        ("of these, for repairs", repair, Some(repair)),
-        ("new keys and values", append, Some(append)),
-        ("queries", query, Some(query)),
-        ("all of decode", summary.decode_bytes.total(), Some(summary.decode_bytes.total())),
-        ("full streaming instead", full, Some(full)),
-        ("blocks already there", hit, Some(hit)),
+        ("weights, once", "/weight_bytes", false),
+        ("prompt's keys and values", "/prefill_bytes", false),
+        ("missing blocks", "/decode_bytes/miss", true),
+        ("of these, for repairs", "/decode_bytes/repair", true),
+        ("new keys and values", "/decode_bytes/append", true),
+        ("queries", "/decode_bytes/query", true),
+        ("all of decode", "/decode_total_bytes", true),
+        ("full streaming instead", "/full_streaming_bytes", true),
+        ("blocks already there", "/decode_bytes/hit", true),
+        ("keys that audits read in host memory", "/decode_bytes/audit", true),
     ];
-    for (name, all, per_step) in rows {
-        let per_step =
-            per_step.map_or_else(String::new, |bytes| HumanBytes(bytes / steps).to_string());
+    for (name, pointer, each_step) in rows {
+        let mut per_step = String::new();
+        let shown = figure(figures, pointer, |bytes| {
+            if each_step {
+                per_step = human(bytes / steps.max(1) as f64);
+            }
+            human(bytes)
+        });
         let _ = writeln!(
             out,
             "<tr><td class=\"text\">{name}</td><td>{}</td><td>{per_step}</td></tr>",
-            HumanBytes(all)
+            shown.unwrap_or_default()
         );
     }
-    let _ = writeln!(
-        out,
-        "</table>\n<p>Decode moved {:.2} % of what full streaming would have.</p>",
-        summary.share_of_full_streaming * 100.0
-    );
+    let share = figure(figures, "/share_of_full_streaming", percent).unwrap_or_default();
+    let _ =
+        writeln!(out, "</table>\n<p>Decode moved {share} of what full streaming would have.</p>");
+    if let Some(rate) = figure(figures, "/hit_rate", percent) {
+        let _ = writeln!(out, "<p>{rate} of the selected blocks were there already.</p>");
+    }
 }
 
-fn streams(GpuFigures { gpu, prefill, decode }: &GpuFigures, out: &mut String) {
+fn streams(figures: &Value, gpu: &ProfiledGpu, out: &mut String) {
     let modelled = if gpu.modelled_link.is_some() { ", modelled" } else { "" };
     let _ = writeln!(
         out,
         "<table><tr><th class=\"text\">GPU streams{modelled}</th><th>gathered</th><th>passed through</th>\
          <th>copying, ms</th><th>attention, ms</th><th>both at once, ms</th><th>of copying</th></tr>"
     );
-    for (name, figures) in [("prompt", prefill), ("decode", decode)] {
-        let StreamFigures { copy_busy_us, compute_busy_us, overlap_us, overlap_share, .. } =
-            figures;
-        let share =
-            overlap_share.map_or_else(String::new, |share| format!("{:.1} %", share * 100.0));
+    let milliseconds = |us: f64| format!("{:.3}", us / 1e3);
+    for (name, part) in [("prompt", "prefill"), ("decode", "decode")] {
+        let cell = |key: &str, show: fn(f64) -> String| {
+            let shown = figure(figures, &format!("/gpu/{part}/{key}"), show);
+            format!("<td>{}</td>", shown.unwrap_or_default())
+        };
         let _ = writeln!(
             out,
-            "<tr><td class=\"text\">{name}</td><td>{}</td><td>{}</td><td>{:.3}</td><td>{:.3}</td><td>{:.3}</td>\
-             <td>{share}</td></tr>",
-            HumanBytes(figures.gathered_bytes),
-            HumanBytes(figures.passed_bytes),
-            copy_busy_us / 1e3,
-            compute_busy_us / 1e3,
-            overlap_us / 1e3,
+            "<tr><td class=\"text\">{name}</td>{}{}{}{}{}{}</tr>",
+            cell("gathered_bytes", human),
+            cell("passed_bytes", human),
+            cell("copy_busy_us", milliseconds),
+            cell("compute_busy_us", milliseconds),
+            cell("overlap_us", milliseconds),
+            cell("overlap_share", percent),
         );
     }
     out.push_str("</table>\n");
 }
 
-fn percentiles(summary: &Summary, out: &mut String) {
+fn percentiles(figures: &Value, out: &mut String) {
     out.push_str(
         "<table><tr><th class=\"text\">microseconds</th><th>count</th><th>p50</th><th>p90</th><th>p99</th>\
          <th>longest</th></tr>\n",
     );
     let rows = [
-        ("decode step", summary.step_us),
-        ("selection of a KV head", summary.selection_us),
-        ("wait for a KV head", summary.waiting_us),
+        ("decode step", "step_us"),
+        ("selection of a KV head", "selection_us"),
+        ("wait for a KV head", "waiting_us"),
     ];
     for (name, times) in rows {
-        let Some(Percentiles { count, p50, p90, p99, max }) = times else { continue };
-        let _ = writeln!(
-            out,
-            "<tr><td class=\"text\">{name}</td><td>{count}</td><td>{p50:.1}</td><td>{p90:.1}</td><td>{p99:.1}</td>\
-             <td>{max:.1}</td></tr>"
-        );
+        let cell = |key: &str, decimals: usize| {
+            figure(figures, &format!("/{times}/{key}"), |number| format!("{number:.decimals$}"))
+        };
+        let Some(count) = cell("count", 0) else { continue };
+        let _ = write!(out, "<tr><td class=\"text\">{name}</td><td>{count}</td>");
+        for key in ["p50", "p90", "p99", "max"] {
+            let _ = write!(out, "<td>{}</td>", cell(key, 1).unwrap_or_default());
+        }
+        out.push_str("</tr>\n");
     }
     out.push_str("</table>\n");
 }
@@ -174,6 +231,82 @@ fn percentiles(summary: &Summary, out: &mut String) {
 fn per_step(summary: &Summary, name: &'static str, value: impl Fn(&StepFigures) -> f64) -> Line {
     let points = summary.steps.iter().map(|step| (step.position as f64, value(step))).collect();
     Line { name, points }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "bytes become coordinates")]
+fn beside_full_streaming(summary: &Summary) -> Result<String, PlotError> {
+    let kibibytes = |bytes: u64| bytes as f64 / 1024.0;
+    let of = [
+        per_step(summary, "full streaming", |step| kibibytes(step.full_streaming_bytes)),
+        per_step(summary, "this run", |step| kibibytes(step.bytes.total())),
+    ];
+    doublings("position", "KiB", &of)
+}
+
+/// What the plot of the link's use shows, and its numbers over all of decode.
+fn link_text(summary: &Summary, figures: &Value) -> String {
+    let link = &summary.link;
+    if let Some(why) = &link.unmeasured {
+        return format!("What the link carries at most could not be measured: {}.", escape(why));
+    }
+    let shown = |pointer: &str, show: fn(f64) -> String| {
+        figure(figures, &format!("/link/{pointer}"), show).unwrap_or_else(|| "nothing".to_owned())
+    };
+    let speed = |rate: f64| format!("{rate:.2} GB/s");
+    let mut text = format!(
+        "Bytes of a step over its time, as a share of what the link carries at most: {} to the device, {} to the host. \
+         Measured after the run: {}, one copy of {}. Over all of decode {} of that was used to the device, {} to the host.",
+        shown("limit/to_device_gb_per_s", speed),
+        shown("limit/to_host_gb_per_s", speed),
+        escape(&link.measured),
+        shown("limit/bytes", human),
+        shown("to_device_share", percent),
+        shown("to_host_share", percent),
+    );
+    if link.copying_gb_per_s.is_some() {
+        let _ = write!(
+            text,
+            " While the copy stream was at work it moved {}, {} of the limit.",
+            shown("copying_gb_per_s", speed),
+            shown("copying_share", percent)
+        );
+    }
+    let counters = &link.counters;
+    let _ = match (&counters.absent, counters.samples) {
+        (Some(why), _) => write!(text, " No counters of a GPU: {}.", escape(why)),
+        (None, 0) => write!(text, " NVML's counters were not read in time: the run was too short."),
+        (None, _) => write!(
+            text,
+            " NVML counted {} to the device where this run counted {}, and {} to the host where it counted {} \
+             (means over {} looks).",
+            shown("counters/to_device_gb_per_s", speed),
+            shown("counters/counted_to_device_gb_per_s", speed),
+            shown("counters/to_host_gb_per_s", speed),
+            shown("counters/counted_to_host_gb_per_s", speed),
+            shown("counters/samples", |count| count.to_string()),
+        ),
+    };
+    text
+}
+
+#[expect(clippy::cast_precision_loss, reason = "positions become coordinates")]
+fn link_use(summary: &Summary, limit: LinkLimit, counters: &Counters) -> Result<String, PlotError> {
+    let share = |share: Option<f64>| share.unwrap_or(0.0) * 100.0;
+    let mut of = vec![
+        per_step(summary, "to device", |step| share(step.link_to_device_share)),
+        per_step(summary, "to host", |step| share(step.link_to_host_share)),
+    ];
+    if !counters.samples.is_empty() {
+        let line = |name, rate: fn(&CounterSample) -> f64, limit: f64| {
+            let points = counters
+                .by_position(&summary.steps)
+                .map(|(position, sample)| (position as f64, share(share_of(rate(&sample), limit))));
+            Line { name, points: points.collect() }
+        };
+        of.push(line("to device (NVML)", |s| s.to_device_gb_per_s, limit.to_device_gb_per_s));
+        of.push(line("to host (NVML)", |s| s.to_host_gb_per_s, limit.to_host_gb_per_s));
+    }
+    lines("position", "% of the limit", &of)
 }
 
 #[expect(clippy::cast_precision_loss, reason = "bytes become coordinates")]

@@ -23,20 +23,49 @@ pub(super) struct Bar {
 
 /// Lines over a common axis, upwards from 0.
 pub(super) fn lines(across: &str, upwards: &str, lines: &[Line]) -> Result<String, PlotError> {
+    let highest = points(lines).map(|point| point.1).fold(1e-9, f64::max) * 1.05;
+    draw(across, upwards, lines, 0.0..highest, &|y| plain(y, highest))
+}
+
+/// Lines over a common axis, upwards on a scale of doublings; what is not above 0 is left out.
+pub(super) fn doublings(across: &str, upwards: &str, lines: &[Line]) -> Result<String, PlotError> {
+    let logarithms = |line: &Line| Line {
+        name: line.name,
+        points: line
+            .points
+            .iter()
+            .filter(|point| point.1 > 0.0)
+            .map(|&(x, y)| (x, y.log2()))
+            .collect(),
+    };
+    let lines: Vec<Line> = lines.iter().map(logarithms).collect();
+    let (least, most) = ends(points(&lines).map(|point| point.1));
+    draw(across, upwards, &lines, least - 0.5..most + 0.5, &|y| format!("{:.0}", y.exp2()))
+}
+
+fn points(lines: &[Line]) -> impl Iterator<Item = &(f64, f64)> {
+    lines.iter().flat_map(|line| &line.points)
+}
+
+fn draw(
+    across: &str,
+    upwards: &str,
+    lines: &[Line],
+    heights: std::ops::Range<f64>,
+    label: &dyn Fn(f64) -> String,
+) -> Result<String, PlotError> {
     svg(SIZE, |area| {
-        let points = || lines.iter().flat_map(|line| &line.points);
-        let (least, most) = ends(points().map(|point| point.0));
-        let highest = points().map(|point| point.1).fold(1e-9, f64::max) * 1.05;
+        let (least, most) = ends(points(lines).map(|point| point.0));
         let mut chart: Chart<'_, '_> = ChartBuilder::on(area)
             .margin(12)
             .x_label_area_size(40)
             .y_label_area_size(72)
-            .build_cartesian_2d(least..most, 0.0..highest)?;
+            .build_cartesian_2d(least..most, heights)?;
         chart
             .configure_mesh()
             .light_line_style(TRANSPARENT)
             .x_label_formatter(&|x| plain(*x, most - least))
-            .y_label_formatter(&|y| plain(*y, highest))
+            .y_label_formatter(&|y| label(*y))
             .x_desc(across)
             .y_desc(upwards)
             .draw()?;

@@ -6,6 +6,7 @@ mod doctor;
 pub mod eval;
 pub mod eval_page;
 pub mod generation;
+pub mod link;
 pub(crate) mod page;
 pub mod placement;
 pub mod plot;

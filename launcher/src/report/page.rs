@@ -2,8 +2,9 @@
 
 const STYLE: &str = "\
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
-table { border-collapse: collapse; margin: 1rem 0 } th, td { padding: .2rem .7rem; text-align: right }
-th { border-bottom: 2px solid #888 } td { border-bottom: 1px solid #ddd } .text { text-align: left }
+h1, p { overflow-wrap: anywhere }
+table { display: block; max-width: 100%; overflow-x: auto; border-collapse: collapse; margin: 1rem 0 }
+th, td { padding: .2rem .7rem; text-align: right } th { border-bottom: 2px solid #888 } td { border-bottom: 1px solid #ddd } .text { text-align: left }
 svg { max-width: 100%; height: auto } .key { display: inline-block; width: .8em; height: .8em; margin: 0 .3em 0 1em }
 pre { white-space: pre-wrap; max-height: 24rem; overflow-y: auto; padding: .5rem; background: #f4f4f4 }";
 
@@ -11,7 +12,8 @@ pre { white-space: pre-wrap; max-height: 24rem; overflow-y: auto; padding: .5rem
 pub(crate) fn page(title: &str, body: &str) -> String {
     let title = escape(title);
     format!(
-        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>{title}</title>\
+        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"><title>{title}</title>\
          <style>{STYLE}</style></head>\n<body><h1>{title}</h1>\n{body}</body></html>\n"
     )
 }

@@ -2,11 +2,12 @@
 
 use std::fmt;
 
+use hindsight_protocol::scheduling::Priority;
 use indicatif::HumanBytes;
 use serde::Serialize;
 
 use crate::plan::PageWish;
-use crate::topology::{Choice, CpuList, Observed, Request, Topology};
+use crate::topology::{Choice, CpuList, Observed, Policy, Request, Topology};
 
 /// Where a run was placed.
 #[derive(Debug, Clone, Serialize)]
@@ -33,6 +34,8 @@ struct Cost {
     idle_cpus: CpuList,
     /// Bytes of the arena that are not on its node.
     remote_arena_bytes: u64,
+    /// The CPU on which ordinary threads wait while the indexer is awake, if it runs before them.
+    real_time_cpu: Option<u32>,
 }
 
 impl PlacementReport {
@@ -51,7 +54,12 @@ impl PlacementReport {
         let remote = by_node.filter(|&(&other, _)| other != node).map(|(_, &bytes)| bytes).sum();
         let busy = |cpu: u32| got.indexer_cpus.contains(cpu) || got.worker_cpus.contains(cpu);
         let idle = topology.allowed_cpus.as_slice().iter().copied().filter(|&cpu| !busy(cpu));
-        let cost = Cost { idle_cpus: idle.collect(), remote_arena_bytes: remote };
+        let real_time = got.indexer_scheduling.is_some_and(|got| got.is_real_time());
+        let cost = Cost {
+            idle_cpus: idle.collect(),
+            remote_arena_bytes: remote,
+            real_time_cpu: real_time.then_some(chosen.indexer_core.value),
+        };
         let mut warnings: Vec<String> = refused.into_iter().collect();
         if got.indexer_cpus.as_slice() != [chosen.indexer_core.value] {
             warnings.push(format!(
@@ -71,6 +79,23 @@ impl PlacementReport {
             let remote = HumanBytes(remote);
             warnings.push(format!("{remote} of the arena are not on node {node}"));
         }
+        if let Some(found) = got.indexer_scheduling
+            && (chosen.indexer_priority == Priority::High) != found.is_real_time()
+        {
+            let wanted = match chosen.indexer_priority {
+                Priority::Normal => "an ordinary",
+                Priority::High => "a real-time",
+            };
+            warnings.push(format!("the indexer is to be {wanted} thread, but is {found}"));
+        }
+        if let Some(found) = got.borrower_scheduling
+            && found.policy != Policy::Idle
+        {
+            warnings.push(format!(
+                "the worker's thread on CPU {} is to give way to the indexer, but is scheduled as {found}",
+                chosen.indexer_core.value
+            ));
+        }
         let huge = got.arena.arena_huge_bytes;
         if matches!(hugepages, PageWish::Huge2M | PageWish::Huge1G) && huge == 0 {
             warnings.push(
@@ -84,12 +109,12 @@ impl PlacementReport {
 /// A line for people, and one for each warning.
 impl fmt::Display for PlacementReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Observed { indexer_cpus, worker_cpus, arena } = &self.got;
-        write!(
-            f,
-            "placement indexer on CPU {indexer_cpus}, worker on {worker_cpus}, arena on node {}",
-            self.chosen.arena_node.value
-        )?;
+        let Observed { indexer_cpus, worker_cpus, arena, .. } = &self.got;
+        write!(f, "placement indexer on CPU {indexer_cpus}")?;
+        if self.cost.real_time_cpu.is_some() {
+            f.write_str(" (before ordinary threads)")?;
+        }
+        write!(f, ", worker on {worker_cpus}, arena on node {}", self.chosen.arena_node.value)?;
         if arena.arena_huge_bytes > 0 {
             let (huge, all) = (HumanBytes(arena.arena_huge_bytes), HumanBytes(arena.arena_bytes));
             write!(f, ", {huge} of the {all} touched in huge pages")?;
@@ -102,17 +127,29 @@ impl fmt::Display for PlacementReport {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::topology::Root;
     use crate::topology::machine::Machine;
+    use crate::topology::{Root, Scheduling};
 
     fn report(got: &str, nodes: &[(u32, u64)], pages: PageWish) -> PlacementReport {
+        report_of(Priority::Normal, [None; 2], got, nodes, pages)
+    }
+
+    fn report_of(
+        indexer_priority: Priority,
+        [indexer_scheduling, borrower_scheduling]: [Option<Scheduling>; 2],
+        got: &str,
+        nodes: &[(u32, u64)],
+        pages: PageWish,
+    ) -> PlacementReport {
         let machine = Machine::two_socket_xeon();
         let topology = Topology::read(&Root::copy(machine.path().to_owned()));
-        let request = Request::default();
+        let request = Request { indexer_priority, ..Request::default() };
         let chosen = topology.choose(&request).unwrap();
         let mut observed = Observed {
             indexer_cpus: got.parse().unwrap(),
             worker_cpus: "0-15".parse().unwrap(),
+            indexer_scheduling,
+            borrower_scheduling,
             arena: Default::default(),
         };
         observed.arena.arena_bytes_by_node = nodes.iter().copied().collect();
@@ -137,5 +174,24 @@ mod tests {
             assert!(text.contains(part), "{text}");
         }
         assert_eq!(report.warnings.len(), 3);
+    }
+    fn scheduled(policy: Policy) -> Option<Scheduling> {
+        Some(Scheduling { policy, nice: 0, real_time_priority: 0 })
+    }
+
+    #[test]
+    fn what_the_kernel_made_of_a_priority_is_compared_with_what_was_asked() {
+        let report = |priority, indexer, borrower| {
+            let scheduling = [scheduled(indexer), scheduled(borrower)];
+            report_of(priority, scheduling, "14", &[(0, 4096)], PageWish::Auto)
+        };
+        let got = report(Priority::High, Policy::RoundRobin, Policy::Idle);
+        assert_eq!((got.cost.real_time_cpu, got.warnings.len()), (Some(14), 0));
+        assert!(got.to_string().contains("CPU 14 (before ordinary threads)"), "{got}");
+        let not_got = report(Priority::High, Policy::Other, Policy::Other).to_string();
+        assert!(not_got.contains("to be a real-time thread, but is ordinary"), "{not_got}");
+        assert!(not_got.contains("to give way to the indexer"), "{not_got}");
+        let ordinary = report(Priority::Normal, Policy::Other, Policy::Idle);
+        assert_eq!((ordinary.cost.real_time_cpu, ordinary.warnings.len()), (None, 0));
     }
 }

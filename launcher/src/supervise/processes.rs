@@ -132,6 +132,7 @@ impl Processes {
         let start = ToIndexer::Start {
             core: placement.indexer_core.value,
             shares_core: placement.lends_core,
+            priority: placement.indexer_priority,
             epoch: FIRST_EPOCH,
             pages: memory.pages,
             cache_blocks,
@@ -296,7 +297,11 @@ fn indexer_error(heard: Heard<FromIndexer>) -> Error {
 
 fn failed(role: Role, failure: Failure) -> Error {
     let Failure { kind, message, hint } = failure;
-    let error = Error::new(role.exit(), kind, format!("the {role} failed: {message}"));
+    let error = if kind == Failure::PRIORITY_REFUSED {
+        Error::new(Exit::Placement, kind, message)
+    } else {
+        Error::new(role.exit(), kind, format!("the {role} failed: {message}"))
+    };
     if hint.is_empty() { error } else { error.with_hint(hint) }
 }
 

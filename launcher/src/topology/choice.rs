@@ -1,6 +1,7 @@
 //! Who runs where, and why.
 
 use clap::ValueEnum;
+use hindsight_protocol::scheduling::Priority;
 use serde::Serialize;
 
 use super::{Core, CpuList, Node, Topology};
@@ -34,6 +35,8 @@ pub struct Request {
     pub arena_node: Option<u32>,
     /// `--placement`.
     pub placement: Placement,
+    /// `--indexer-priority`.
+    pub indexer_priority: Priority,
 }
 
 /// A choice and its reason.
@@ -60,6 +63,8 @@ pub struct Choice {
     pub prefill_cpus: Option<CpuList>,
     /// Whether decode uses the indexer's CPU, too, while the indexer sleeps.
     pub lends_core: bool,
+    /// How much the indexer comes before others on its CPU.
+    pub indexer_priority: Priority,
 }
 
 impl Choice {
@@ -104,6 +109,7 @@ impl Topology {
             prefill_threads,
             prefill_cpus,
             lends_core,
+            indexer_priority: request.indexer_priority,
         })
     }
 

@@ -17,6 +17,7 @@ pub mod memory;
 mod nodes;
 mod observed;
 mod root;
+mod scheduling;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
@@ -33,6 +34,7 @@ pub use memory::MemoryLimit;
 pub use nodes::{HugePages, Node, huge_pages};
 pub use observed::{ArenaObserved, Observed};
 pub use root::Root;
+pub use scheduling::{Policy, Scheduling};
 
 /// A machine as one of its processes sees it.
 #[derive(Debug, Clone, PartialEq, Serialize)]

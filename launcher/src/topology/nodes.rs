@@ -1,5 +1,7 @@
 //! NUMA nodes: cores and memory that are near each other.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use super::cores::Core;
@@ -19,6 +21,8 @@ pub struct Node {
     pub memory_bytes: u64,
     /// Of that, what nothing uses; the system can take back more from its page cache.
     pub free_bytes: u64,
+    /// What it can still give: what nothing uses, and page cache that can be dropped, less what the kernel keeps for itself.
+    pub available_bytes: u64,
     /// Whether this process may use its memory.
     pub memory_allowed: bool,
     /// Its huge pages.
@@ -62,6 +66,7 @@ pub(super) fn read(root: &Root, cores: Vec<Core>) -> Vec<Node> {
             cores,
             memory_bytes,
             free_bytes,
+            available_bytes: super::memory::available(root).min(memory_bytes),
             memory_allowed: true,
             huge_pages: huge_pages(root, "sys/kernel/mm/hugepages"),
             distances: vec![10],
@@ -74,16 +79,22 @@ pub(super) fn read(root: &Root, cores: Vec<Core>) -> Vec<Node> {
         let claims = |cpus: &CpuList| cpus.contains(core.first_cpu());
         cpus.iter().position(claims).unwrap_or(0)
     };
+    let kept = kept_by_kernel(&root.text("proc/zoneinfo").unwrap_or_default());
     let node = |(index, &id): (usize, &u32)| {
         let directory = format!("{NODES}/node{id}");
         let prefix = format!("Node {id} ");
-        let (memory_bytes, free_bytes) = memory(root, &format!("{directory}/meminfo"), &prefix);
+        let meminfo = format!("{directory}/meminfo");
+        let (memory_bytes, free_bytes) = memory(root, &meminfo, &prefix);
+        let droppable = ["Active(file)", "Inactive(file)", "SReclaimable"]
+            .map(|key| bytes(root, &meminfo, &format!("{prefix}{key}")).unwrap_or(0));
+        let usable = free_bytes.saturating_add(droppable.iter().sum());
         let distances = root.text(format!("{directory}/distance")).unwrap_or_default();
         Node {
             id,
             cores: cores.iter().filter(|core| home(core) == index).cloned().collect(),
             memory_bytes,
             free_bytes,
+            available_bytes: usable.saturating_sub(kept.get(&id).copied().unwrap_or(0)),
             memory_allowed: allowed.as_ref().is_none_or(|allowed| allowed.contains(id)),
             huge_pages: huge_pages(root, &format!("{directory}/hugepages")),
             distances: distances.split_whitespace().filter_map(|d| d.parse().ok()).collect(),
@@ -94,12 +105,32 @@ pub(super) fn read(root: &Root, cores: Vec<Core>) -> Vec<Node> {
 
 /// All and free memory in bytes, from a file whose lines begin with `prefix`.
 fn memory(root: &Root, path: &str, prefix: &str) -> (u64, u64) {
-    let bytes = |key: &str| {
-        let field = root.field(path, &format!("{prefix}{key}"))?;
-        let kib: u64 = field.strip_suffix("kB")?.trim().parse().ok()?;
-        kib.checked_mul(1024)
-    };
-    (bytes("MemTotal").unwrap_or(0), bytes("MemFree").unwrap_or(0))
+    let of = |key: &str| bytes(root, path, &format!("{prefix}{key}")).unwrap_or(0);
+    (of("MemTotal"), of("MemFree"))
+}
+
+/// A field of so many kB, in bytes.
+fn bytes(root: &Root, path: &str, key: &str) -> Option<u64> {
+    let kib: u64 = root.field(path, key)?.strip_suffix("kB")?.trim().parse().ok()?;
+    kib.checked_mul(1024)
+}
+
+/// Bytes by node that the kernel does not give away: the high watermarks of its zones, from the text of `/proc/zoneinfo`.
+fn kept_by_kernel(zones: &str) -> BTreeMap<u32, u64> {
+    let mut kept = BTreeMap::new();
+    let mut node = None;
+    for line in zones.lines() {
+        if let Some(heading) = line.strip_prefix("Node ") {
+            node = heading.split(',').next().and_then(|id| id.parse().ok());
+        }
+        let pages = line.trim().strip_prefix("high ").and_then(|pages| pages.trim().parse().ok());
+        if let (Some(node), Some(pages)) = (node, pages) {
+            let bytes: u64 = kept.get(&node).copied().unwrap_or(0);
+            let more = u64::saturating_mul(pages, rustix::param::page_size() as u64);
+            kept.insert(node, bytes.saturating_add(more));
+        }
+    }
+    kept
 }
 
 /// Huge pages by size, from a directory with one directory for each.
@@ -120,4 +151,51 @@ pub fn huge_pages(root: &Root, directory: &str) -> Vec<HugePages> {
         .collect();
     pools.sort_by_key(|pool| pool.page_bytes);
     pools
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::topology::testing::root;
+
+    #[test]
+    fn what_a_node_can_still_give_counts_droppable_cache_and_the_kernels_share() {
+        let meminfo = "\
+Node 1 MemTotal:        1030356 kB
+Node 1 MemFree:           33440 kB
+Node 1 Active(anon):     959244 kB
+Node 1 Active(file):        100 kB
+Node 1 Inactive(file):     4000 kB
+Node 1 Shmem:            959316 kB
+Node 1 SReclaimable:        900 kB
+";
+        let zones = "\
+Node 0, zone    DMA32
+  pages free     1000
+        high     77
+Node 1, zone    DMA32
+  per-node stats
+      nr_inactive_anon 11
+  pages free     8360
+        boost    0
+        min      112
+        low      140
+        high     168
+        spanned  262144
+              count: 61
+              high:  14
+Node 1, zone   Normal
+        high     32
+";
+        let (_directory, copy) = root(&[
+            ("sys/devices/system/node/node0/meminfo", "Node 0 MemTotal: 8 kB\n"),
+            ("sys/devices/system/node/node1/meminfo", meminfo),
+            ("proc/zoneinfo", zones),
+        ]);
+        let nodes = read(&copy, Vec::new());
+        let kept = 200 * rustix::param::page_size() as u64;
+        assert_eq!(nodes[1].free_bytes, 33_440 << 10);
+        assert_eq!(nodes[1].available_bytes, (38_440 << 10) - kept);
+        assert_eq!(nodes[0].available_bytes, 0);
+    }
 }

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::cpu_list::CpuList;
 use super::root::Root;
+use super::scheduling::Scheduling;
 
 /// How the arena is named in a process's maps.
 const ARENA: &str = "/memfd:hindsight-arena";
@@ -17,6 +18,10 @@ pub struct Observed {
     pub indexer_cpus: CpuList,
     /// CPUs that the worker's decode threads may run on, a lent one among them.
     pub worker_cpus: CpuList,
+    /// How the indexer is scheduled.
+    pub indexer_scheduling: Option<Scheduling>,
+    /// How the thread of the worker is scheduled that borrows the indexer's CPU, if there is one.
+    pub borrower_scheduling: Option<Scheduling>,
     /// The arena.
     #[serde(flatten)]
     pub arena: ArenaObserved,
@@ -49,13 +54,22 @@ impl Observed {
             let name = root.text(format!("proc/{worker}/task/{task}/comm")).unwrap_or_default();
             task == worker || name.starts_with("decode-")
         };
-        let worker_cpus = tasks
-            .filter(decodes)
-            .flat_map(|task| cpus(format!("proc/{worker}/task/{task}")).as_slice().to_vec())
-            .collect();
+        let of_task = |task: u32| format!("proc/{worker}/task/{task}");
+        let decode: Vec<(u32, CpuList)> =
+            tasks.filter(decodes).map(|task| (task, cpus(of_task(task)))).collect();
+        let worker_cpus = decode.iter().flat_map(|(_, cpus)| cpus.as_slice().to_vec()).collect();
+        let indexer_cpus = cpus(format!("proc/{indexer}"));
+        let borrower = decode.iter().find(|(_, cpus)| *cpus == indexer_cpus);
         let arenas = [indexer, worker].map(|pid| ArenaObserved::read(root, pid));
         let arena = arenas.into_iter().max_by_key(|arena| arena.arena_bytes).unwrap_or_default();
-        Self { indexer_cpus: cpus(format!("proc/{indexer}")), worker_cpus, arena }
+        Self {
+            indexer_scheduling: Scheduling::read(root, &format!("proc/{indexer}")),
+            borrower_scheduling: borrower
+                .and_then(|&(task, _)| Scheduling::read(root, &of_task(task))),
+            indexer_cpus,
+            worker_cpus,
+            arena,
+        }
     }
 }
 

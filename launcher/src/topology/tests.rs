@@ -1,5 +1,7 @@
 //! Machines that are not here, read from copies of what they say of themselves.
 
+use hindsight_protocol::scheduling::Priority;
+
 use super::*;
 use crate::error::Exit;
 use machine::Machine;
@@ -15,6 +17,7 @@ const ANYWHERE: Request = Request {
     worker_cpus: None,
     arena_node: None,
     placement: Placement::Auto,
+    indexer_priority: Priority::Normal,
 };
 
 fn choice(machine: &Machine, request: Request) -> Choice {

@@ -42,6 +42,27 @@ pub struct ArenaConfig {
     pub max_selected_blocks: u32,
 }
 
+impl ArenaConfig {
+    /// An arena for measurements of memory, not of a model: of `slabs` slabs that hold at least `bytes` each.
+    #[must_use]
+    pub fn of_slabs(slabs: u32, bytes: usize) -> Self {
+        let layer = Geometry {
+            layers: 1,
+            heads: 8,
+            kv_heads: 8,
+            head_dim: 128,
+            block_tokens: 16,
+            dtype: KvDtype::F16,
+        };
+        let layers = bytes.div_ceil(layer.token_bytes() * SLAB_TOKENS).max(1);
+        Self {
+            geometry: Geometry { layers: u32::try_from(layers).unwrap_or(u32::MAX), ..layer },
+            capacity_tokens: u64::from(slabs) * SLAB_TOKENS as u64,
+            max_selected_blocks: 64,
+        }
+    }
+}
+
 /// An arena that cannot be laid out.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LayoutError {

@@ -49,6 +49,45 @@ pub struct ArenaMemory {
 const MAX_NODES: usize = 1024;
 const WORD_BITS: usize = libc::c_ulong::BITS as usize;
 
+type NodeMask = [libc::c_ulong; MAX_NODES / WORD_BITS];
+
+impl NodePolicy {
+    const fn mode(self) -> libc::c_int {
+        match self {
+            Self::Bind(_) => libc::MPOL_BIND,
+            Self::Prefer(_) => libc::MPOL_PREFERRED,
+        }
+    }
+
+    fn mask(self) -> io::Result<NodeMask> {
+        let node = self.node() as usize;
+        let mut mask: NodeMask = [0; _];
+        let word = mask.get_mut(node / WORD_BITS).ok_or(io::Errno::INVAL)?;
+        *word |= 1 << (node % WORD_BITS);
+        Ok(mask)
+    }
+
+    /// Does something while memory that this thread takes comes from the node. Reserved huge pages need it: their files keep
+    /// no policy.
+    ///
+    /// # Errors
+    /// The kernel's, as for a mapping's policy.
+    pub(super) fn during<T>(self, action: impl FnOnce() -> T) -> io::Result<T> {
+        set_thread_policy(self.mode(), Some(&self.mask()?))?;
+        let done = action();
+        set_thread_policy(libc::MPOL_DEFAULT, None)?;
+        Ok(done)
+    }
+}
+
+fn set_thread_policy(mode: libc::c_int, mask: Option<&NodeMask>) -> io::Result<()> {
+    let mask = mask.map_or(std::ptr::null(), |mask| mask.as_ptr());
+    // SAFETY: the mask is as long as said, for the kernel takes one off the number of its bits; without one there is nothing
+    // to read. Where memory comes from changes no byte of it.
+    let status = unsafe { libc::syscall(libc::SYS_set_mempolicy, mode, mask, MAX_NODES + 1) };
+    if status == 0 { Ok(()) } else { Err(errno()) }
+}
+
 impl Mapping {
     /// Has the memory behind this mapping come from a node from now on, in whichever process it is touched: shared memory
     /// keeps its policy with the file. What is there already stays where it is.
@@ -56,14 +95,7 @@ impl Mapping {
     /// # Errors
     /// The kernel's: `EINVAL` if there is no such node or this process may not use it, `EPERM` where a sandbox forbids it.
     pub(super) fn set_policy(&self, policy: NodePolicy) -> io::Result<()> {
-        let mode = match policy {
-            NodePolicy::Bind(_) => libc::MPOL_BIND,
-            NodePolicy::Prefer(_) => libc::MPOL_PREFERRED,
-        };
-        let node = policy.node() as usize;
-        let mut mask: [libc::c_ulong; MAX_NODES / WORD_BITS] = [0; _];
-        let word = mask.get_mut(node / WORD_BITS).ok_or(io::Errno::INVAL)?;
-        *word |= 1 << (node % WORD_BITS);
+        let (mode, mask) = (policy.mode(), policy.mask()?);
         let (address, length) = self.span();
         // SAFETY: the address and length are those of a live mapping, of which no byte changes; the mask is as long as
         // said: the kernel takes one off the number of its bits.
@@ -120,6 +152,30 @@ mod tests {
         for node in [1023, 1024, u32::MAX] {
             assert_eq!(mapping.set_policy(NodePolicy::Bind(node)), Err(io::Errno::INVAL));
         }
+    }
+
+    #[test]
+    fn a_threads_memory_comes_from_a_node_for_as_long_as_it_is_told() {
+        let policy = || {
+            let mut mode = -1;
+            // SAFETY: the kernel writes one number to where it is told; there is no mask to write to.
+            let status = unsafe {
+                libc::syscall(
+                    libc::SYS_get_mempolicy,
+                    &raw mut mode,
+                    std::ptr::null::<u8>(),
+                    0,
+                    0,
+                    0,
+                )
+            };
+            assert_eq!(status, 0);
+            mode
+        };
+        assert_eq!(NodePolicy::Bind(0).during(policy), Ok(libc::MPOL_BIND));
+        assert_eq!(NodePolicy::Prefer(0).during(policy), Ok(libc::MPOL_PREFERRED));
+        assert_eq!(policy(), libc::MPOL_DEFAULT);
+        assert_eq!(NodePolicy::Bind(1023).during(policy), Err(io::Errno::INVAL));
     }
 
     #[test]

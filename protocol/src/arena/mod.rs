@@ -92,14 +92,23 @@ impl Arena {
         let system = |action| move |source| ArenaError::System { action, bytes, source };
         let segment = Segment::create(bytes, memory.pages).map_err(system("create"))?;
         let mut arena = Self::map(segment, layout)?;
-        if let Some(policy) = memory.node {
-            for mapping in [&arena.control, &arena.kv] {
-                let placed = mapping.set_policy(policy);
-                placed.map_err(|source| ArenaError::Placement { node: policy.node(), source })?;
-            }
-        }
+        let take = || arena.segment.populate(0, layout.kv_offset());
         // Touching a page of which there is none left would end the process.
-        arena.segment.populate(0, layout.kv_offset()).map_err(system("take memory for"))?;
+        let taken = match (memory.node, memory.pages) {
+            (None, _) => take(),
+            (Some(policy), pages) => {
+                let refused = |source| ArenaError::Placement { node: policy.node(), source };
+                if let Pages::Reserved(_) = pages {
+                    policy.during(take).map_err(refused)?
+                } else {
+                    for mapping in [&arena.control, &arena.kv] {
+                        mapping.set_policy(policy).map_err(refused)?;
+                    }
+                    take()
+                }
+            }
+        };
+        taken.map_err(system("take memory for"))?;
         arena.take_in(memory.pages);
         let header = Header::of(&layout);
         let target = arena.control.range(0, size_of::<Header>()).cast::<Header>();

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::arena::Pages;
 use crate::device::Device;
 use crate::records::AttentionPolicy;
+use crate::scheduling::Priority;
 
 /// From the launcher to the worker. `Sampling` is the worker's sampling parameters.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -149,6 +150,8 @@ pub enum ToIndexer<Parameters> {
         core: u32,
         /// Whether the worker uses the core while the indexer sleeps.
         shares_core: bool,
+        /// How much it comes before others on its core.
+        priority: Priority,
         /// This indexer's turn as the owner of the block tables.
         epoch: u32,
         /// Blocks per (layer, KV head) that the worker's cache holds.
@@ -193,6 +196,9 @@ pub struct Failure {
 }
 
 impl Failure {
+    /// The kind of a priority that the system refuses: no fault of the process that asked for it.
+    pub const PRIORITY_REFUSED: &'static str = "priority_refused";
+
     /// A failure without a known way out.
     #[must_use]
     pub fn new(kind: &str, message: impl ToString) -> Self {

@@ -2,6 +2,7 @@
 
 use cudarc::driver::{CudaEvent, CudaStream, DriverError};
 use hindsight_cuda::launch::UnsupportedShape;
+use hindsight_protocol::arena::ArenaError;
 
 use super::plan::MemoryPlan;
 
@@ -31,6 +32,12 @@ pub enum CudaError {
     /// A tensor is neither in host memory nor on the GPU, or not contiguous.
     #[error("expected a contiguous tensor on the GPU or in host memory")]
     Tensor,
+    /// An arena for the transfers that are timed cannot be had.
+    #[error(transparent)]
+    Arena(#[from] ArenaError),
+    /// Bytes arrived changed.
+    #[error("{0} changed its bytes")]
+    Corrupted(String),
     /// The indexer named a slot that the block cache does not have.
     #[error("the indexer put a block into slot {slot} of {slots}")]
     Slot {

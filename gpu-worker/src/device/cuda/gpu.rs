@@ -8,9 +8,10 @@ use hindsight_protocol::arena::{Arena, Layout};
 use hindsight_protocol::telemetry::WorkerCounters;
 
 use super::error::tried;
-use super::{CudaDevice, CudaError, MemoryPlan, kernel_checks};
+use super::{CudaDevice, CudaError, MemoryPlan, kernel_checks, transfers};
 use crate::device::conformance::KernelOutcome;
 use crate::device::probe::MOCK_DEVICE;
+use crate::device::transfer::{MeasuredTransfers, TransferPlan};
 use crate::device::{Demand, DeviceError};
 
 /// A GPU.
@@ -57,6 +58,14 @@ impl Gpu {
         progress: &mut dyn FnMut(&str),
     ) -> Result<Vec<KernelOutcome>, CudaError> {
         kernel_checks::run(&self.stream, progress)
+    }
+
+    /// Times transfers to and from the GPU.
+    ///
+    /// # Errors
+    /// [`CudaError`] if the driver refuses, or bytes arrive changed.
+    pub fn time_transfers(&self, plan: &TransferPlan) -> Result<MeasuredTransfers, CudaError> {
+        transfers::time(&self.stream, plan)
     }
 
     /// Prepares attention over `arena`.

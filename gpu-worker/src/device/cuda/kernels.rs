@@ -231,7 +231,7 @@ pub(super) fn load_module(context: &Arc<CudaContext>) -> Result<Arc<CudaModule>,
     context.load_module(image).map_err(tried("load the kernels"))
 }
 
-fn start(mut arguments: LaunchArgs<'_>, launch: &Launch) -> Result<(), CudaError> {
+pub(super) fn start(mut arguments: LaunchArgs<'_>, launch: &Launch) -> Result<(), CudaError> {
     let config = LaunchConfig {
         grid_dim: launch.grid.into(),
         block_dim: launch.block.into(),

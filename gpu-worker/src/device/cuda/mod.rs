@@ -30,6 +30,7 @@ mod selected;
 mod sizes;
 mod tensors;
 mod timeline;
+mod transfers;
 
 use std::iter;
 use std::ops::Range;

@@ -7,6 +7,7 @@ pub mod echo;
 mod export;
 mod index;
 mod ipc;
+mod link;
 mod prefill;
 mod text;
 
@@ -28,6 +29,7 @@ enum Part {
     Prefill(Box<prefill::PrefillBenchArguments>),
     Index(Box<index::IndexBenchArguments>),
     Ipc(ipc::IpcBenchArguments),
+    Link(link::LinkBenchArguments),
 }
 
 impl BenchArguments {
@@ -38,6 +40,7 @@ impl BenchArguments {
             Part::Prefill(arguments) => arguments.common.json,
             Part::Index(arguments) => arguments.json,
             Part::Ipc(arguments) => arguments.json,
+            Part::Link(arguments) => arguments.json,
         }
     }
 }
@@ -52,5 +55,6 @@ pub fn run(arguments: &BenchArguments) -> Result<(), Error> {
         Part::Prefill(arguments) => prefill::run(arguments),
         Part::Index(arguments) => index::run(arguments),
         Part::Ipc(arguments) => ipc::run(arguments),
+        Part::Link(arguments) => link::run(arguments),
     }
 }

@@ -8,6 +8,7 @@ use hindsight_gpu_worker::device::probe::probe;
 use hindsight_gpu_worker::sampling::SamplingParameters;
 use hindsight_protocol::geometry::KvDtype;
 use hindsight_protocol::records::AttentionPolicy;
+use hindsight_protocol::scheduling::Priority;
 
 use crate::error::Error;
 use crate::plan::{ChosenDevice, DeviceWish, MeasuredOn, PageWish};
@@ -206,6 +207,10 @@ pub struct MachineArguments {
     #[arg(long, value_enum, default_value_t = Placement::Auto)]
     pub placement: Placement,
 
+    /// How much the indexer comes before others on its core
+    #[arg(long, value_enum, default_value_t = IndexerPriority::Normal)]
+    pub indexer_priority: IndexerPriority,
+
     /// Pages of the KV cache
     #[arg(long, value_enum, default_value_t = PageWish::Auto)]
     pub hugepages: PageWish,
@@ -251,6 +256,25 @@ impl MachineArguments {
             worker_cpus: self.worker_cpus.clone(),
             arena_node: self.arena_node,
             placement: self.placement,
+            indexer_priority: self.indexer_priority.into(),
+        }
+    }
+}
+
+/// How much the indexer comes before others on its core.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum IndexerPriority {
+    /// As any thread: who else wants the core has a share of it
+    Normal,
+    /// Before every ordinary thread, under the real-time policy
+    High,
+}
+
+impl From<IndexerPriority> for Priority {
+    fn from(priority: IndexerPriority) -> Self {
+        match priority {
+            IndexerPriority::Normal => Self::Normal,
+            IndexerPriority::High => Self::High,
         }
     }
 }

@@ -5,6 +5,7 @@ pub(super) mod prompt;
 mod stream;
 
 use hindsight_cpu_indexer::parameters::IndexParameters;
+use hindsight_gpu_worker::device::transfer::TransferPlan;
 use hindsight_protocol::control::messages::{Generate, Generated, StopReason};
 use hindsight_protocol::records::AttentionPolicy;
 
@@ -17,9 +18,10 @@ use super::pull::fetch;
 use super::runtime::block_on;
 use super::setup::{LocalModel, settings};
 use crate::error::{Error, Exit};
+use crate::link::{self, LinkReport};
 use crate::models::{ChatTemplate, Message, Role, Specials, TemplateError, encode_chat};
 use crate::plan::{Context, ContextRequest};
-use crate::profile::{ProfileFolder, ProfiledGpu, ProfiledRun};
+use crate::profile::{LinkOfRun, ProfileFolder, ProfiledGpu, ProfiledRun, Watch};
 use crate::report::placement::PlacementReport;
 use crate::report::progress::RunProgress;
 use crate::report::run::{ProcessReport, RunReport, RunSetting};
@@ -41,6 +43,9 @@ impl RunArguments {
 pub fn run(arguments: RunArguments) -> Result<(), Error> {
     block_on(answer(arguments))
 }
+
+/// A copy that no cache holds, in bytes.
+const BEYOND_CACHES: usize = 64 << 20;
 
 /// Everything that is decided before a process is started.
 struct Plan {
@@ -72,6 +77,7 @@ async fn answer(arguments: RunArguments) -> Result<(), Error> {
         () = interrupts.next() => return Err(interrupted()),
     };
     progress.begin_prefill(plan.prompt.len() as u64);
+    let watch = plan.settings.profile.is_some().then(|| Watch::start(&plan.settings.device));
     let outcome = generate(&arguments, &plan, &mut processes, &mut interrupts, &progress).await;
     progress.finish();
     let (generated, tokens, text) = match outcome {
@@ -86,10 +92,28 @@ async fn answer(arguments: RunArguments) -> Result<(), Error> {
     let report =
         RunReport::new(setting, placement, &generated, tokens, text, processes.telemetry());
     processes.end().await;
-    if let Some(folder) = &plan.settings.profile {
-        folder.finish(profiled(&arguments, &plan)?)?;
+    if let Some((folder, watch)) = plan.settings.profile.as_ref().zip(watch) {
+        let counters = watch.finish();
+        let link = LinkOfRun { report: measure_link(&plan), counters };
+        folder.finish(profiled(&arguments, &plan)?, &link)?;
     }
     finish(&arguments, &report)
+}
+
+/// Measures the link that the run has used, or says why that cannot be done.
+fn measure_link(plan: &Plan) -> Result<LinkReport, String> {
+    let Settings { device, mock_link, placement, arena, .. } = &plan.settings;
+    let block_bytes = arena.geometry.block_bytes();
+    let transfers = TransferPlan {
+        sizes: vec![block_bytes, BEYOND_CACHES / block_bytes * block_bytes],
+        block_bytes,
+        repeats: 3,
+        limit_only: true,
+    };
+    link::measure(device, mock_link.as_deref(), placement, &transfers).map_err(|error| {
+        tracing::warn!(%error, "the profile does not know what the link carries");
+        error.to_string()
+    })
 }
 
 /// What a profile says of the run.
@@ -102,6 +126,7 @@ fn profiled(arguments: &RunArguments, plan: &Plan) -> Result<ProfiledRun, Error>
         prompt_tokens: plan.prompt.len(),
         token_bytes: geometry.token_bytes() as u64,
         block_bytes: geometry.block_bytes() as u64,
+        layers: geometry.layers,
         weight_bytes: std::fs::metadata(&plan.model.path).map_err(Error::internal)?.len(),
         gpu: plan.settings.device.used.is_cuda().then(|| ProfiledGpu {
             name: plan.settings.device.name.clone(),

@@ -4,6 +4,7 @@ pub mod evaluation;
 pub mod generation;
 pub mod index;
 mod labels;
+pub mod link;
 pub mod replay;
 
 use std::error::Error;
