@@ -114,7 +114,11 @@ impl fmt::Display for PlacementReport {
         if self.cost.real_time_cpu.is_some() {
             f.write_str(" (before ordinary threads)")?;
         }
-        write!(f, ", worker on {worker_cpus}, arena on node {}", self.chosen.arena_node.value)?;
+        write!(f, ", worker on {worker_cpus}")?;
+        if let Some(lent) = self.chosen.lent_core() {
+            write!(f, " ({lent} while the indexer sleeps)")?;
+        }
+        write!(f, ", arena on node {}", self.chosen.arena_node.value)?;
         if arena.arena_huge_bytes > 0 {
             let (huge, all) = (HumanBytes(arena.arena_huge_bytes), HumanBytes(arena.arena_bytes));
             write!(f, ", {huge} of the {all} touched in huge pages")?;
@@ -162,7 +166,10 @@ mod tests {
         assert_eq!(report.cost.idle_cpus.to_string(), "16-31");
         assert_eq!((report.cost.remote_arena_bytes, report.warnings.len()), (0, 0));
         let text = report.to_string();
-        assert_eq!(text, "placement indexer on CPU 14, worker on 0-15, arena on node 0\n");
+        assert_eq!(
+            text,
+            "placement indexer on CPU 14, worker on 0-15 (14 while the indexer sleeps), arena on node 0\n"
+        );
     }
 
     #[test]
