@@ -181,15 +181,15 @@ impl Run {
         })
     }
 
-    /// By how many bytes a node's shared memory grew at most.
-    pub(crate) fn most_shared_memory(&self, node: u32) -> u64 {
-        let shared = |memory: &String| -> u64 {
-            let start = format!("Node {node} Shmem:");
+    /// By how many bytes a field of a node's memory, such as `Shmem`, grew at most.
+    pub(crate) fn growth(&self, node: u32, field: &str) -> u64 {
+        let start = format!("Node {node} {field}:");
+        let bytes = |memory: &String| -> u64 {
             let line = memory.lines().find_map(|line| line.strip_prefix(&start)).unwrap();
             line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() << 10
         };
-        let most = self.memory.iter().map(shared).max().unwrap();
-        most - shared(&self.memory[0])
+        let most = self.memory.iter().map(bytes).max().unwrap();
+        most - bytes(&self.memory[0])
     }
 }
 

@@ -68,7 +68,7 @@ fn indexer_and_arena_keep_to_one_node_and_the_worker_to_the_other() {
     let kv_bytes = run.report["kv_bytes"].as_u64().unwrap();
     assert_arena_on(&run, 1, kv_bytes);
     // The nodes' own books agree: shared memory grew on the second, not on the first.
-    let [first, second] = [0, 1].map(|node| run.most_shared_memory(node));
+    let [first, second] = [0, 1].map(|node| run.growth(node, "Shmem"));
     assert!(second >= kv_bytes && first < kv_bytes / 10, "{first} {second} {kv_bytes}");
     let decoded = run.report["decode_steps"].as_u64().unwrap();
     assert!(decoded > 0 && run.report["candidates_per_selection"].as_f64().unwrap() > 0.0);
@@ -81,9 +81,17 @@ fn indexer_and_arena_keep_to_one_node_and_the_worker_to_the_other() {
 
     let run = guest.run("joined");
     assert_eq!(run.warnings(), 0);
-    assert_arena_on(&run, 1, 20 << 20);
-    let huge = run.report["placement"]["got"]["arena_huge_bytes"].as_u64().unwrap();
-    assert!(huge >= 20 << 20, "{huge}");
+    assert_arena_on(&run, 1, run.report["kv_bytes"].as_u64().unwrap());
+    assert!(run.report["placement"]["got"]["arena_huge_bytes"].as_u64().unwrap() > 0);
+    // A slab of 1,024 tokens, of which a few are mapped.
+    let [first, second] = [0, 1].map(|node| run.growth(node, "ShmemHugePages"));
+    assert!(first == 0 && second >= 20 << 20, "{first} {second}");
+
+    let run = guest.run("small");
+    assert_eq!(run.warnings(), 0);
+    assert_eq!(run.report["placement"]["got"]["arena_huge_bytes"], 0);
+    assert_eq!(run.growth(1, "ShmemHugePages"), 0);
+    assert_arena_on(&run, 1, run.report["kv_bytes"].as_u64().unwrap());
 
     guest_with_reserved_pages(&guest);
     guest_in_a_control_group(&guest);

@@ -6,6 +6,7 @@ hindsight topology --json
 run separate -f /prompt.txt -n 8 --top-k 32 --indexer-node 1 --arena-node 1 --placement separate-node
 run crossed -p Once -n 4 --indexer-node 1 --arena-node 0 --placement same-node
 run joined -p Once -n 4 --indexer-node 1 --arena-node 1 --hugepages 2M
+run small -p Once -n 4 --indexer-node 1 --arena-node 1 --hugepages off
 
 for node in 0 1; do
     echo 20 >/sys/devices/system/node/node$node/hugepages/hugepages-2048kB/nr_hugepages

@@ -1,8 +1,10 @@
 //! Where an arena's memory comes from, and in pages of which size.
 
 use rustix::io;
+use rustix::mm::Advice;
 use serde::{Deserialize, Serialize};
 
+use super::layout::{HUGE_PAGE, PAGE};
 use super::segment::Mapping;
 
 /// The node that memory comes from.
@@ -107,8 +109,16 @@ impl Mapping {
 
     /// Joins the pages of this mapping to huge ones as far as the kernel can (from Linux 6.1 on), whatever the system's
     /// setting for shared memory. Untouched pages beside one that is there read as zero afterwards.
+    ///
+    /// The first page of each huge one is mapped before: Linux 6.1 stops at the first of which nothing is mapped.
     pub(super) fn join_pages(&self) {
         let (address, length) = self.span();
+        for offset in (0..length).step_by(HUGE_PAGE) {
+            // SAFETY: mapping a page changes no byte of it, and its address is inside the mapping.
+            let _ = unsafe {
+                rustix::mm::madvise(address.add(offset), PAGE, Advice::LinuxPopulateRead)
+            };
+        }
         // SAFETY: joined pages hold what the small ones held. What cannot be joined stays as it is.
         let _ = unsafe { libc::madvise(address, length, libc::MADV_COLLAPSE) };
     }
