@@ -44,6 +44,16 @@ pub enum Timing {
     Ahead,
 }
 
+/// What of the blocks that hold chosen keys is attended to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Granularity {
+    /// Sink, window and the chosen keys alone.
+    Token,
+    /// Every key of these blocks.
+    Block,
+}
+
 /// What can be set about an index.
 ///
 /// Tokens between the sink and the window are called the middle; only they are chosen among.
@@ -60,6 +70,8 @@ pub struct IndexParameters {
     pub dense_layers: usize,
     /// By which queries keys are chosen.
     pub timing: Timing,
+    /// What of the blocks that hold them is attended to, by a device that need not attend to whole blocks.
+    pub granularity: Granularity,
     /// When codes are scanned.
     pub sketch: SketchUse,
     /// Bytes of a key's code; 0 stands for a measured default that depends on the size of a key.
@@ -98,6 +110,7 @@ impl Default for IndexParameters {
             window: 64,
             dense_layers: 2,
             timing: Timing::Now,
+            granularity: Granularity::Token,
             sketch: SketchUse::Always,
             code_bytes: 0,
             confidence: 1.25,

@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use hindsight_protocol::records::token_mask;
+
 /// Where the middle of a context lies: the tokens between sink and window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Zones {
@@ -102,6 +104,34 @@ impl Selection {
     }
 }
 
+/// Masks of the tokens to be attended to in each block of a selection, in the order of its blocks.
+pub(crate) struct Masks<'a> {
+    zones: Zones,
+    block_tokens: usize,
+    /// Chosen tokens of blocks to come.
+    tokens: &'a [u32],
+}
+
+impl<'a> Masks<'a> {
+    /// The masks of a selection that was made for `zones`.
+    pub(crate) fn new(selection: &'a Selection, zones: Zones, block_tokens: usize) -> Self {
+        Self { zones, block_tokens, tokens: &selection.tokens }
+    }
+
+    /// Those of sink and window, and of the chosen tokens, in `block`, which follows the one asked for before.
+    pub(crate) fn of(&mut self, block: u32) -> u64 {
+        let start = block as usize * self.block_tokens;
+        let end = start + self.block_tokens;
+        let within = |position: usize| position.clamp(start, end) - start;
+        let Zones { tokens, sink, window } = self.zones;
+        let always = token_mask(0, within(sink)) | token_mask(within(window), within(tokens));
+        let inside = self.tokens.iter().take_while(|&&token| (token as usize) < end).count();
+        let (chosen, rest) = self.tokens.split_at(inside);
+        self.tokens = rest;
+        chosen.iter().fold(always, |mask, &token| mask | 1 << (token as usize - start))
+    }
+}
+
 /// A token or block number as it is stored.
 ///
 /// # Panics
@@ -136,6 +166,16 @@ mod tests {
             Selection { tokens: vec![17, 18, 40, 98], blocks: vec![9], ..Default::default() };
         selection.round_to_blocks(Zones { tokens: 130, sink: 4, window: 100 }, 16);
         assert_eq!(selection.blocks, [0, 1, 2, 6, 7, 8]);
+    }
+
+    #[test]
+    fn masks_hold_sink_window_and_tokens() {
+        let mut selection = Selection { tokens: vec![17, 18, 40, 98], ..Default::default() };
+        let zones = Zones { tokens: 130, sink: 4, window: 100 };
+        selection.round_to_blocks(zones, 16);
+        let mut masks = Masks::new(&selection, zones, 16);
+        let found: Vec<u64> = selection.blocks.iter().map(|&block| masks.of(block)).collect();
+        assert_eq!(found, [0b1111, 0b110, 1 << 8, 0b1111_1111_1111_0100, 0xffff, 0b11]);
     }
 
     #[test]

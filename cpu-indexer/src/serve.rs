@@ -10,17 +10,17 @@ use hindsight_protocol::arena::Arena;
 use hindsight_protocol::control::codec;
 use hindsight_protocol::control::messages::{Failure, FromIndexer, ToIndexer};
 use hindsight_protocol::profile::{Activity, Detail, Recorder};
-use hindsight_protocol::records::{AttentionPolicy, Reply, Request, SelectedBlock};
+use hindsight_protocol::records::{AttentionPolicy, Reply, Request, SelectedBlock, token_mask};
 use hindsight_protocol::ring::{Patience, Receiver, RingFault, Sender};
 use hindsight_protocol::scheduling;
 use hindsight_protocol::telemetry::{IndexerCounters, TelemetryPage};
 
 use crate::audit::AuditTurn;
 use crate::kernels::Kernels;
-use crate::parameters::{IndexParameters, Timing};
+use crate::parameters::{Granularity, IndexParameters, Timing};
 use crate::placement;
 use crate::residency::Placed;
-use crate::selection::Selection;
+use crate::selection::{Masks, Selection};
 use crate::store::{LayerState, Store, StoreError};
 
 type Message = ToIndexer<IndexParameters>;
@@ -278,6 +278,8 @@ impl Indexer<'_> {
         let begun = (tokens % block_tokens == 1).then_some(tokens / block_tokens);
         let per_head = query.len() / state.residency.len();
         let counters = self.counters;
+        let zones = state.index.zones(tokens);
+        let by_token = state.index.parameters().granularity == Granularity::Token;
         for (kv_head, (head, selection)) in (0..).zip(selections.iter_mut().enumerate()) {
             let since = self.recorder.now();
             let view = state.view(head);
@@ -285,10 +287,14 @@ impl Indexer<'_> {
             state.index.select(state.layer, head, view, query, selection);
             blocks.clear();
             let mut misses = 0;
+            let mut masks = Masks::new(selection, zones, block_tokens);
             let placed = |Placed { block, slot, miss }| {
                 let travels = miss && Some(block as usize) != begun;
                 misses += u64::from(travels);
-                blocks.push(SelectedBlock::new(block, slot, travels));
+                let (first, mask) = (block as usize * block_tokens, masks.of(block));
+                let written = token_mask(0, (tokens - first).min(block_tokens));
+                let attended = if by_token { mask } else { written };
+                blocks.push(SelectedBlock::new(block, slot, travels, attended));
             };
             let evictions = state.residency[head]
                 .place(&selection.blocks, placed)

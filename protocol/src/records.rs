@@ -245,19 +245,25 @@ pub struct SelectedBlock {
     pub block: u32,
     /// Slot of the worker's block cache, and in the top bit whether the block must travel there first.
     slot: u32,
+    /// Which of the block's tokens are attended to, the first in the lowest bit. A device that attends to whole blocks
+    /// leaves them out of account.
+    pub tokens: u64,
 }
 
 impl SelectedBlock {
     const MISS: u32 = 1 << 31;
 
-    /// A block that lies, or must be put, in `slot`.
+    /// The most tokens that a block may hold.
+    pub const MOST_TOKENS: usize = u64::BITS as usize;
+
+    /// A block that lies, or must be put, in `slot`, of which `tokens` are attended to.
     ///
     /// # Panics
     /// If `slot` is 2³¹ or more.
     #[must_use]
-    pub const fn new(block: u32, slot: u32, miss: bool) -> Self {
+    pub const fn new(block: u32, slot: u32, miss: bool, tokens: u64) -> Self {
         assert!(slot < Self::MISS);
-        Self { block, slot: if miss { slot | Self::MISS } else { slot } }
+        Self { block, slot: if miss { slot | Self::MISS } else { slot }, tokens }
     }
 
     /// Slot of the worker's block cache.
@@ -271,6 +277,19 @@ impl SelectedBlock {
     pub const fn is_miss(self) -> bool {
         self.slot & Self::MISS != 0
     }
+}
+
+/// The bits of the tokens `start..end` of a block.
+///
+/// # Panics
+/// If `end` is more than 64.
+#[must_use]
+pub const fn token_mask(start: usize, end: usize) -> u64 {
+    assert!(end <= SelectedBlock::MOST_TOKENS);
+    if start >= end {
+        return 0;
+    }
+    (u64::MAX >> (SelectedBlock::MOST_TOKENS - (end - start))) << start
 }
 
 /// What the indexer answers.
@@ -421,9 +440,9 @@ mod tests {
     #[test]
     fn replies_come_back_as_they_were_sent() {
         let blocks = [
-            SelectedBlock::new(0, 5, false),
-            SelectedBlock::new(9, 6, true),
-            SelectedBlock::new(0, 0, true),
+            SelectedBlock::new(0, 5, false, 0xffff),
+            SelectedBlock::new(9, 6, true, 1 << 63),
+            SelectedBlock::new(0, 0, true, 0),
         ];
         let refusal = Refusal::ArenaFull { asked: 9, available: 8 };
         let replies = [
@@ -438,6 +457,12 @@ mod tests {
             });
         }
         assert!(blocks[1].is_miss() && blocks[1].slot() == 6);
+    }
+
+    #[test]
+    fn masks_hold_the_tokens_of_a_range() {
+        assert_eq!([token_mask(0, 0), token_mask(5, 5), token_mask(0, 64)], [0, 0, u64::MAX]);
+        assert_eq!([token_mask(2, 5), token_mask(63, 64)], [0b11100, 1 << 63]);
     }
 
     proptest! {

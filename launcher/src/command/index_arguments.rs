@@ -29,6 +29,10 @@ pub struct IndexArguments {
     #[arg(long, value_enum, default_value_t = Timing::Now)]
     pub timing: Timing,
 
+    /// What of the blocks that hold these keys is attended to on the CPU; a GPU attends to whole blocks
+    #[arg(long, value_enum, default_value_t = Granularity::Token)]
+    pub granularity: Granularity,
+
     /// How LFPS predicts.
     #[command(flatten)]
     pub lfps: LfpsArguments,
@@ -119,6 +123,24 @@ impl From<Timing> for hindsight_cpu_indexer::parameters::Timing {
     }
 }
 
+/// What of the blocks that hold chosen keys is attended to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Granularity {
+    /// Sink, window and the chosen keys alone
+    Token,
+    /// Every key of these blocks
+    Block,
+}
+
+impl From<Granularity> for hindsight_cpu_indexer::parameters::Granularity {
+    fn from(granularity: Granularity) -> Self {
+        match granularity {
+            Granularity::Token => Self::Token,
+            Granularity::Block => Self::Block,
+        }
+    }
+}
+
 /// When the sketch is scanned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Sketch {
@@ -146,13 +168,14 @@ impl IndexArguments {
     /// # Errors
     /// A parameter is out of range.
     pub fn parameters(&self) -> Result<IndexParameters, Error> {
-        let Self { top_k, sink, window, dense_layers, timing, ref lfps } = *self;
+        let Self { top_k, sink, window, dense_layers, timing, granularity, ref lfps } = *self;
         let parameters = IndexParameters {
             top_k,
             sink,
             window,
             dense_layers,
             timing: timing.into(),
+            granularity: granularity.into(),
             sketch: lfps.sketch.into(),
             code_bytes: lfps.code_bytes,
             confidence: lfps.confidence,
