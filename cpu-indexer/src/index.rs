@@ -7,7 +7,7 @@ use hindsight_protocol::geometry::Geometry;
 
 use crate::exact::ExactScan;
 use crate::kernels::{GroupQuery, Kernels};
-use crate::lfps::{Lfps, LfpsHead};
+use crate::lfps::{Lfps, LfpsHead, Rehearsal};
 use crate::parameters::{IndexParameters, ParameterError, Policy, Timing};
 use crate::selection::{Audit, Selection, Zones};
 
@@ -27,6 +27,30 @@ pub struct Index {
     heads: Vec<LfpsHead>,
     /// What is attended to at the next step, per layer and KV head; for [`Timing::Ahead`].
     prepared: Vec<Prepared>,
+    /// What the KV heads of one layer are expected to choose among, for [`Timing::Rehearsed`].
+    rehearsed: Vec<Rehearsed>,
+    /// What an expected query selects.
+    expected: Selection,
+}
+
+/// A rehearsal of one KV head, and what it is for.
+#[derive(Debug, Clone, Default)]
+struct Rehearsed {
+    layer: usize,
+    /// Tokens before the one whose query was expected; 0 if there is no rehearsal.
+    tokens: usize,
+    rehearsal: Rehearsal,
+}
+
+/// What became of a rehearsal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rehearsing {
+    /// There was none in time.
+    None,
+    /// The query chose among what it had brought up.
+    Used,
+    /// The query had turned elsewhere, and keys were chosen as if there had been none.
+    Misled,
 }
 
 /// A selection made by the queries of one step for the next.
@@ -79,17 +103,27 @@ impl Index {
             Policy::Lfps => geometry.layers as usize * geometry.kv_heads as usize,
         };
         let prepared = match parameters.timing {
-            Timing::Now => 0,
+            Timing::Now | Timing::Rehearsed => 0,
             Timing::Ahead => geometry.layers as usize * geometry.kv_heads as usize,
         };
+        let head_dim = geometry.head_dim as usize;
+        let lfps = Lfps::new(kernels, parameters.clone(), group, max_tokens);
+        let rehearses = policy == Policy::Lfps && parameters.timing == Timing::Rehearsed;
+        let rehearsed = || Rehearsed {
+            rehearsal: lfps.rehearsal(group, head_dim),
+            ..Rehearsed::default()
+        };
+        let rehearsals = if rehearses { geometry.kv_heads } else { 0 };
         Ok(Self {
+            rehearsed: (0..rehearsals).map(|_| rehearsed()).collect(),
+            expected: Selection::with_capacity(parameters.top_k, max_tokens),
             prepared: vec![Prepared::default(); prepared],
             policy,
             geometry,
             scale: softmax_scale,
             query: GroupQuery::new(group, geometry.head_dim as usize),
             exact: ExactScan::new(kernels, group, max_tokens),
-            lfps: Lfps::new(kernels, parameters.clone(), group, max_tokens),
+            lfps,
             heads: (0..heads)
                 .map(|_| LfpsHead::new(&parameters, group, geometry.head_dim as usize))
                 .collect(),
@@ -167,7 +201,8 @@ impl Index {
     }
 
     /// Chooses what the queries ([group, head_dim], unscaled) of the last token in `view` shall attend to. With
-    /// [`Timing::Ahead`] that is what [`Index::prepare`] has chosen at the step before, if there was one.
+    /// [`Timing::Ahead`] that is what [`Index::prepare`] has chosen at the step before, if there was one; with
+    /// [`Timing::Rehearsed`] they choose among what [`Index::rehearse`] has brought up, unless they have turned elsewhere.
     ///
     /// # Panics
     /// If `layer` or `kv_head` does not exist, or `queries` has another size.
@@ -178,8 +213,21 @@ impl Index {
         view: HeadBlocks<'_>,
         queries: &[f32],
         out: &mut Selection,
-    ) {
+    ) -> Rehearsing {
         let at = self.head(layer, kv_head);
+        let mut rehearsing = Rehearsing::None;
+        if let Some(Rehearsed { rehearsal, .. }) = self
+            .rehearsed
+            .get(kv_head)
+            .filter(|it| it.tokens > 0 && it.layer == layer && it.tokens + 1 == view.tokens())
+        {
+            let zones = self.zones(view.tokens());
+            self.query.load(queries, self.scale);
+            if self.lfps.decide(rehearsal, view, &self.query, zones, out) {
+                return Rehearsing::Used;
+            }
+            rehearsing = Rehearsing::Misled;
+        }
         let prepared = self.prepared.get(at).filter(|it| it.tokens + 1 == view.tokens());
         if let Some(Prepared { selection, .. }) = prepared {
             let zones = self.zones(view.tokens());
@@ -189,6 +237,33 @@ impl Index {
         } else {
             self.select_now(layer, kv_head, view, queries, out);
         }
+        out.effort.repaired |= rehearsing == Rehearsing::Misled;
+        rehearsing
+    }
+
+    /// Does what can be done ahead of the queries of the token after those in `view`, given those that it is expected to have
+    /// ([group, head_dim], unscaled), if that is asked for.
+    ///
+    /// # Panics
+    /// As [`Index::select`].
+    pub fn rehearse(
+        &mut self,
+        layer: usize,
+        kv_head: usize,
+        view: HeadBlocks<'_>,
+        queries: &[f32],
+    ) {
+        let at = self.head(layer, kv_head);
+        let zones = self.zones(view.tokens());
+        let chooses = !self.is_dense(layer) && zones.middle().len() > self.parameters.top_k;
+        let Self { lfps, heads, query, exact, scale, rehearsed, expected, .. } = self;
+        let Some(rehearsed) = rehearsed.get_mut(kv_head) else { return };
+        query.load(queries, *scale);
+        let result = (expected, &mut rehearsed.rehearsal);
+        let head = &mut heads[at];
+        let useful = chooses && lfps.rehearse(head, view, query, zones, exact, result);
+        rehearsed.layer = layer;
+        rehearsed.tokens = if useful { view.tokens() } else { 0 };
     }
 
     /// Chooses by the queries of this step what the next one shall attend to, if that is asked for. Called when the step

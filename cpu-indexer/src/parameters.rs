@@ -39,6 +39,9 @@ pub enum SketchUse {
 pub enum Timing {
     /// By the step's own queries, while they wait.
     Now,
+    /// By the step's own queries, among what the queries that a layer is expected to have, told before they are computed,
+    /// have brought up.
+    Rehearsed,
     /// By the queries of the step before, ahead of time: nobody waits, and what a query turns to for the first time is missed
     /// unless it lies in a block that is attended anyway.
     Ahead,
@@ -68,6 +71,8 @@ pub struct IndexParameters {
     pub window: usize,
     /// First layers that attend to every token.
     pub dense_layers: usize,
+    /// Contexts of up to so many tokens are attended to whole, and nobody is asked.
+    pub dense_tokens: usize,
     /// By which queries keys are chosen.
     pub timing: Timing,
     /// What of the blocks that hold them is attended to, by a device that need not attend to whole blocks.
@@ -109,7 +114,8 @@ impl Default for IndexParameters {
             sink: 4,
             window: 64,
             dense_layers: 2,
-            timing: Timing::Now,
+            dense_tokens: 2048,
+            timing: Timing::Rehearsed,
             granularity: Granularity::Token,
             sketch: SketchUse::Always,
             code_bytes: 0,
@@ -162,6 +168,8 @@ impl IndexParameters {
         check("top-k", self.top_k, (1..=TOKENS).contains(&self.top_k), "from 1 to 16777216")?;
         check("sink", self.sink, self.sink <= TOKENS, "at most 16777216")?;
         check("window", self.window, (1..=TOKENS).contains(&self.window), "from 1 to 16777216")?;
+        let dense = self.dense_tokens;
+        check("dense tokens", dense, dense <= TOKENS, "at most 16777216")?;
         check("code bytes", self.code_bytes, self.code_bytes <= 64, "at most 64")?;
         let proposals = self.proposals;
         check("proposals", proposals, (1.0..=64.0).contains(&proposals), "from 1 to 64")?;

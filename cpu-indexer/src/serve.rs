@@ -1,5 +1,6 @@
 //! The indexer process: requests from the worker's ring in, selections out.
 
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use hindsight_protocol::scheduling;
 use hindsight_protocol::telemetry::{IndexerCounters, TelemetryPage};
 
 use crate::audit::AuditTurn;
+use crate::index::Rehearsing;
 use crate::kernels::Kernels;
 use crate::parameters::{Granularity, IndexParameters, Timing};
 use crate::placement;
@@ -87,6 +89,7 @@ fn start(control: &mut UnixStream, arena: OwnedFd) -> Result<(), Failure> {
         counters: &telemetry.indexer,
         arena: &arena,
         scratch: Scratch::default(),
+        expected: Expected::default(),
         audit: AuditTurn::default(),
         shares_core,
         recorder: Recorder::new(profile.as_deref())
@@ -130,6 +133,18 @@ struct Scratch {
     seed_queries: u64,
 }
 
+/// Work for a query that is expected, done head by head while nothing is asked.
+#[derive(Debug, Default)]
+struct Expected {
+    sequence: u32,
+    layer: u32,
+    position: u64,
+    /// [heads, head_dim].
+    query: Vec<f32>,
+    /// The KV heads that are still to be rehearsed.
+    heads: Range<usize>,
+}
+
 /// The serving loop's state.
 struct Indexer<'a> {
     store: Store<'a>,
@@ -137,6 +152,7 @@ struct Indexer<'a> {
     counters: &'a IndexerCounters,
     arena: &'a Arena,
     scratch: Scratch,
+    expected: Expected,
     audit: AuditTurn,
     shares_core: bool,
     recorder: Recorder,
@@ -148,6 +164,10 @@ impl Indexer<'_> {
         let elements = (geometry.heads * geometry.head_dim) as usize;
         let mut patience = Patience::default();
         while !ended.load(Ordering::Relaxed) {
+            if !self.expected.heads.is_empty() && !requests.has_record() {
+                self.rehearse()?;
+                continue;
+            }
             let record = requests.receive(patience).map_err(ring_broken)?;
             let Some(record) = record else { continue };
             let request = Request::decode(record, elements)
@@ -161,11 +181,17 @@ impl Indexer<'_> {
     /// How long to look out for what follows a request: in the midst of a step the next selection is due soon.
     fn patience_after(&self, request: &Request<'_>) -> Patience {
         let last_layer = self.arena.geometry().layers - 1;
-        let in_step = matches!(request, Request::Select { layer, .. } if *layer < last_layer);
+        let in_step = match request {
+            Request::Select { layer, .. } => *layer < last_layer,
+            Request::Rehearse { .. } => true,
+            _ => false,
+        };
         if self.shares_core && !in_step { SHARING } else { Patience::default() }
     }
 
     fn handle(&mut self, request: &Request<'_>) -> Result<(), Failure> {
+        // What is asked for now comes first; heads that have not been rehearsed by then are not rehearsed any more.
+        self.expected.heads = 0..0;
         let outcome = match *request {
             Request::Open { sequence, policy, top_k } => self.store.open(sequence, policy, top_k),
             Request::Rewind { sequence, policy, top_k, tokens } => {
@@ -178,6 +204,9 @@ impl Indexer<'_> {
             }
             Request::Seed { sequence, layer, remaining, position, query } => {
                 return self.seed(sequence, layer, remaining, position, query).map_err(rejected);
+            }
+            Request::Rehearse { sequence, layer, position, query } => {
+                return self.expect(sequence, layer, position, query).map_err(rejected);
             }
             Request::Select { sequence, layer, position, query } => {
                 return self.select(sequence, layer, position, query);
@@ -258,6 +287,45 @@ impl Indexer<'_> {
         Ok(())
     }
 
+    /// Takes note of an expected query.
+    fn expect(
+        &mut self,
+        sequence: u32,
+        layer: u32,
+        position: u64,
+        query: &[f32],
+    ) -> Result<(), StoreError> {
+        let heads = self.store.layer(sequence, layer, position)?.residency.len();
+        let Expected { query: expected, .. } = &mut self.expected;
+        expected.clear();
+        expected.extend_from_slice(query);
+        let query = std::mem::take(expected);
+        self.expected = Expected { sequence, layer, position, query, heads: 0..heads };
+        Ok(())
+    }
+
+    /// Rehearses the next KV head for the expected query.
+    fn rehearse(&mut self) -> Result<(), Failure> {
+        let began = Instant::now();
+        let since = self.recorder.now();
+        let Expected { sequence, layer, position, query, heads } = &mut self.expected;
+        let kv_heads = self.arena.geometry().kv_heads as usize;
+        let Some(head) = heads.next() else { return Ok(()) };
+        let state = self.store.layer(*sequence, *layer, *position).map_err(rejected)?;
+        let per_head = query.len() / kv_heads;
+        let query = &query[head * per_head..][..per_head];
+        state.index.rehearse(state.layer, head, state.view(head), query);
+        let detail = Detail {
+            position: *position,
+            layer: Some(*layer),
+            kv_head: u32::try_from(head).ok(),
+            ..Detail::default()
+        };
+        self.recorder.record(Activity::Prepare, since, detail);
+        self.counters.select_ns.add(nanoseconds(began));
+        Ok(())
+    }
+
     fn select(
         &mut self,
         sequence: u32,
@@ -284,7 +352,9 @@ impl Indexer<'_> {
             let since = self.recorder.now();
             let view = state.view(head);
             let query = &query[head * per_head..][..per_head];
-            state.index.select(state.layer, head, view, query, selection);
+            let rehearsing = state.index.select(state.layer, head, view, query, selection);
+            counters.rehearsed.add(u64::from(rehearsing == Rehearsing::Used));
+            counters.misled.add(u64::from(rehearsing == Rehearsing::Misled));
             blocks.clear();
             let mut misses = 0;
             let mut masks = Masks::new(selection, zones, block_tokens);
@@ -326,7 +396,7 @@ impl Indexer<'_> {
             }
             self.recorder.record(Activity::Prepare, since, detail);
         }
-        counters.select_ns.add(u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX));
+        counters.select_ns.add(nanoseconds(began));
         // The worker is busy with the answer: time for a look at how good it was.
         if let Some(head) = self.audit.turn(layer, position, &geometry) {
             let since = self.recorder.now();
@@ -343,6 +413,11 @@ impl Indexer<'_> {
     fn reply(&mut self, reply: &Reply<'_>) -> Result<(), Failure> {
         send(&mut self.replies, reply)
     }
+}
+
+/// Nanoseconds since a moment.
+fn nanoseconds(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// A number of blocks of one head.

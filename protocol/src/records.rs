@@ -156,6 +156,18 @@ pub enum Request<'a> {
         /// Its queries after RoPE: [heads, head_dim].
         query: &'a [f32],
     },
+    /// The query that a decode step's token is expected to have in a layer that the worker has yet to come to. Everything
+    /// before the token is in the arena, its own key is not. Not answered: the indexer does with it what it finds the time for.
+    Rehearse {
+        /// The sequence.
+        sequence: u32,
+        /// The layer.
+        layer: u32,
+        /// Position of the token.
+        position: u64,
+        /// Its expected queries after RoPE: [heads, head_dim].
+        query: &'a [f32],
+    },
     /// A decode step's query; the token's key and value are in the arena. Answered by a [`Reply::Selection`] for each KV
     /// head, in their order.
     Select {
@@ -177,6 +189,7 @@ const APPENDED: u32 = 4;
 const SEED: u32 = 5;
 const SELECT: u32 = 6;
 const REWIND: u32 = 7;
+const REHEARSE: u32 = 8;
 
 impl<'a> Request<'a> {
     /// Encodes the record as a header and a payload, and hands both to `send`.
@@ -199,6 +212,9 @@ impl<'a> Request<'a> {
             Self::Seed { sequence, layer, remaining, position, query } => {
                 (header(SEED, sequence, layer, remaining, position, 1), query)
             }
+            Self::Rehearse { sequence, layer, position, query } => {
+                (header(REHEARSE, sequence, layer, 0, position, 1), query)
+            }
             Self::Select { sequence, layer, position, query } => {
                 (header(SELECT, sequence, layer, 0, position, 1), query)
             }
@@ -215,7 +231,7 @@ impl<'a> Request<'a> {
         let bad_length = RecordError::Length { length };
         let (header, payload) = Header::read_from_prefix(record).map_err(|_| bad_length.clone())?;
         let query = <[f32]>::ref_from_bytes(payload).map_err(|_| bad_length.clone())?;
-        let expected = if matches!(header.kind, SEED | SELECT) { query_elements } else { 0 };
+        let expected = if matches!(header.kind, SEED | SELECT | REHEARSE) { query_elements } else { 0 };
         if query.len() != expected {
             return Err(bad_length);
         }
@@ -231,6 +247,7 @@ impl<'a> Request<'a> {
             CLOSE => Self::Close { sequence },
             APPENDED => Self::Appended { sequence, layer, position, tokens },
             SEED => Self::Seed { sequence, layer, remaining: detail, position, query },
+            REHEARSE => Self::Rehearse { sequence, layer, position, query },
             SELECT => Self::Select { sequence, layer, position, query },
             kind => return Err(RecordError::Kind(kind)),
         })
@@ -428,6 +445,7 @@ mod tests {
             Request::Close { sequence: 3 },
             Request::Appended { sequence: 3, layer: 29, position: 512, tokens: 256 },
             Request::Seed { sequence: 3, layer: 1, remaining: 2, position: 7, query: &query },
+            Request::Rehearse { sequence: 3, layer: 2, position: 8, query: &query },
             Request::Select { sequence: 3, layer: 1, position: 8, query: &query },
         ];
         for request in requests {
@@ -468,7 +486,7 @@ mod tests {
     proptest! {
         /// Bytes from a hostile peer decode to a record or an error, never to a panic.
         #[test]
-        fn any_bytes_decode_or_fail(bytes in prop::collection::vec(any::<u8>(), 0..128), kind in 0..8_u32) {
+        fn any_bytes_decode_or_fail(bytes in prop::collection::vec(any::<u8>(), 0..128), kind in 0..=REHEARSE) {
             with_copy(&[&kind.to_le_bytes(), &bytes], |record| {
                 let _ = Request::decode(record, 4);
                 let _ = Reply::decode(record);

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use shared_memory::{Shmem, ShmemConf, ShmemError};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"HSTELEM\0");
-const VERSION: u64 = 3;
+const VERSION: u64 = 4;
 /// What names of pages begin with; the number of the process that made it follows.
 const PREFIX: &str = "hindsight-";
 
@@ -71,6 +71,10 @@ pub struct IndexerCounters {
     pub shipped_bytes: Counter,
     /// Selections that the drift signal had repaired by a wider search.
     pub repairs: Counter,
+    /// Selections made among what an expected query had brought up.
+    pub rehearsed: Counter,
+    /// Expected queries that the true one had turned away from, so that keys were chosen anew.
+    pub misled: Counter,
     /// Prompt queries learned from.
     pub seeds: Counter,
     /// Nanoseconds spent on selections.

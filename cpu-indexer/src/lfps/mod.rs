@@ -5,6 +5,7 @@ mod decayed;
 mod deviations;
 mod history;
 mod reach;
+mod rehearsal;
 mod usual;
 
 use hindsight_protocol::arena::HeadBlocks;
@@ -21,6 +22,7 @@ use bitmap::Bitmap;
 use deviations::Deviations;
 use history::History;
 use reach::{fill, first_rank_from};
+pub(crate) use rehearsal::Rehearsal;
 use usual::Usual;
 
 /// Tokens of the last selection that are scored first, to learn how the heads of a group share their attention.
@@ -136,11 +138,12 @@ impl Lfps {
             normalisers: Vec::with_capacity(group),
             ranking: Ranking::new(max_tokens),
             set: Bitmap::new(max_tokens),
-            candidates: Vec::with_capacity(most),
+            // And what may leave the window between a rehearsal and its query.
+            candidates: Vec::with_capacity(most + 1),
             reaching: Vec::with_capacity(max_tokens),
-            scores: Scores::with_capacity(group, most),
-            weights: Vec::with_capacity(most),
-            narrowed: Vec::with_capacity(most),
+            scores: Scores::with_capacity(group, most + 1),
+            weights: Vec::with_capacity(most + 1),
+            narrowed: Vec::with_capacity(most + 1),
             coding: EncodeScratch::default(),
             parameters,
         }

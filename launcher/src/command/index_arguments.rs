@@ -25,8 +25,12 @@ pub struct IndexArguments {
     #[arg(long, default_value_t = IndexParameters::default().dense_layers)]
     pub dense_layers: usize,
 
+    /// Contexts of up to so many tokens are attended to whole, without asking the index (on the CPU)
+    #[arg(long, default_value_t = IndexParameters::default().dense_tokens)]
+    pub dense_tokens: usize,
+
     /// By which queries keys are chosen
-    #[arg(long, value_enum, default_value_t = Timing::Now)]
+    #[arg(long, value_enum, default_value_t = Timing::Rehearsed)]
     pub timing: Timing,
 
     /// What of the blocks that hold these keys is attended to on the CPU; a GPU attends to whole blocks
@@ -110,6 +114,8 @@ pub struct LfpsArguments {
 pub enum Timing {
     /// The step's own, which wait for it
     Now,
+    /// The step's own, among what those that a layer is expected to have brought up while it was computed (on a GPU: as now)
+    Rehearsed,
     /// Those of the step before: nobody waits, but some of what matters anew is missed
     Ahead,
 }
@@ -118,6 +124,7 @@ impl From<Timing> for hindsight_cpu_indexer::parameters::Timing {
     fn from(timing: Timing) -> Self {
         match timing {
             Timing::Now => Self::Now,
+            Timing::Rehearsed => Self::Rehearsed,
             Timing::Ahead => Self::Ahead,
         }
     }
@@ -168,12 +175,13 @@ impl IndexArguments {
     /// # Errors
     /// A parameter is out of range.
     pub fn parameters(&self) -> Result<IndexParameters, Error> {
-        let Self { top_k, sink, window, dense_layers, timing, granularity, ref lfps } = *self;
+        let Self { top_k, sink, window, dense_layers, dense_tokens, timing, granularity, ref lfps } = *self;
         let parameters = IndexParameters {
             top_k,
             sink,
             window,
             dense_layers,
+            dense_tokens,
             timing: timing.into(),
             granularity: granularity.into(),
             sketch: lfps.sketch.into(),
