@@ -27,10 +27,8 @@ pub struct Index {
     heads: Vec<LfpsHead>,
     /// What is attended to at the next step, per layer and KV head; for [`Timing::Ahead`].
     prepared: Vec<Prepared>,
-    /// What the KV heads of one layer are expected to choose among, for [`Timing::Rehearsed`].
+    /// What the KV heads of one layer are expected to choose, for [`Timing::Rehearsed`].
     rehearsed: Vec<Rehearsed>,
-    /// What an expected query selects.
-    expected: Selection,
 }
 
 /// A rehearsal of one KV head, and what it is for.
@@ -47,7 +45,7 @@ struct Rehearsed {
 pub enum Rehearsing {
     /// There was none in time.
     None,
-    /// The query chose among what it had brought up.
+    /// It had chosen for the query.
     Used,
     /// The query had turned elsewhere, and keys were chosen as if there had been none.
     Misled,
@@ -107,23 +105,21 @@ impl Index {
             Timing::Ahead => geometry.layers as usize * geometry.kv_heads as usize,
         };
         let head_dim = geometry.head_dim as usize;
-        let lfps = Lfps::new(kernels, parameters.clone(), group, max_tokens);
         let rehearses = policy == Policy::Lfps && parameters.timing == Timing::Rehearsed;
         let rehearsed = || Rehearsed {
-            rehearsal: lfps.rehearsal(group, head_dim),
+            rehearsal: Rehearsal::with_capacity(group * head_dim, parameters.top_k, max_tokens),
             ..Rehearsed::default()
         };
         let rehearsals = if rehearses { geometry.kv_heads } else { 0 };
         Ok(Self {
             rehearsed: (0..rehearsals).map(|_| rehearsed()).collect(),
-            expected: Selection::with_capacity(parameters.top_k, max_tokens),
             prepared: vec![Prepared::default(); prepared],
             policy,
             geometry,
             scale: softmax_scale,
             query: GroupQuery::new(group, geometry.head_dim as usize),
             exact: ExactScan::new(kernels, group, max_tokens),
-            lfps,
+            lfps: Lfps::new(kernels, parameters.clone(), group, max_tokens),
             heads: (0..heads)
                 .map(|_| LfpsHead::new(&parameters, group, geometry.head_dim as usize))
                 .collect(),
@@ -202,7 +198,7 @@ impl Index {
 
     /// Chooses what the queries ([group, head_dim], unscaled) of the last token in `view` shall attend to. With
     /// [`Timing::Ahead`] that is what [`Index::prepare`] has chosen at the step before, if there was one; with
-    /// [`Timing::Rehearsed`] they choose among what [`Index::rehearse`] has brought up, unless they have turned elsewhere.
+    /// [`Timing::Rehearsed`] that is what [`Index::rehearse`] has chosen for the queries that were expected, if these are much like them.
     ///
     /// # Panics
     /// If `layer` or `kv_head` does not exist, or `queries` has another size.
@@ -223,7 +219,8 @@ impl Index {
         {
             let zones = self.zones(view.tokens());
             self.query.load(queries, self.scale);
-            if self.lfps.decide(rehearsal, view, &self.query, zones, out) {
+            if rehearsal.is_for(&self.query) {
+                rehearsal.give(zones, view.block_tokens(), out);
                 return Rehearsing::Used;
             }
             rehearsing = Rehearsing::Misled;
@@ -256,12 +253,11 @@ impl Index {
         let at = self.head(layer, kv_head);
         let zones = self.zones(view.tokens());
         let chooses = !self.is_dense(layer) && zones.middle().len() > self.parameters.top_k;
-        let Self { lfps, heads, query, exact, scale, rehearsed, expected, .. } = self;
+        let Self { lfps, heads, query, exact, scale, rehearsed, .. } = self;
         let Some(rehearsed) = rehearsed.get_mut(kv_head) else { return };
         query.load(queries, *scale);
-        let result = (expected, &mut rehearsed.rehearsal);
-        let head = &mut heads[at];
-        let useful = chooses && lfps.rehearse(head, view, query, zones, exact, result);
+        let (head, rehearsal) = (&mut heads[at], &mut rehearsed.rehearsal);
+        let useful = chooses && lfps.rehearse(head, view, query, zones, exact, rehearsal);
         rehearsed.layer = layer;
         rehearsed.tokens = if useful { view.tokens() } else { 0 };
     }

@@ -39,22 +39,12 @@ pub enum SketchUse {
 pub enum Timing {
     /// By the step's own queries, while they wait.
     Now,
-    /// By the step's own queries, among what the queries that a layer is expected to have, told before they are computed,
-    /// have brought up.
+    /// By the queries that a layer is expected to have, which are known before its own; by its own where they turn out to
+    /// differ, or come too soon.
     Rehearsed,
     /// By the queries of the step before, ahead of time: nobody waits, and what a query turns to for the first time is missed
     /// unless it lies in a block that is attended anyway.
     Ahead,
-}
-
-/// What of the blocks that hold chosen keys is attended to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Granularity {
-    /// Sink, window and the chosen keys alone.
-    Token,
-    /// Every key of these blocks.
-    Block,
 }
 
 /// What can be set about an index.
@@ -75,8 +65,9 @@ pub struct IndexParameters {
     pub dense_tokens: usize,
     /// By which queries keys are chosen.
     pub timing: Timing,
-    /// What of the blocks that hold them is attended to, by a device that need not attend to whole blocks.
-    pub granularity: Granularity,
+    /// Tokens of a block that are attended to together, if one of them is chosen, by a device that need not attend to whole
+    /// blocks.
+    pub grain: usize,
     /// When codes are scanned.
     pub sketch: SketchUse,
     /// Bytes of a key's code; 0 stands for a measured default that depends on the size of a key.
@@ -116,7 +107,7 @@ impl Default for IndexParameters {
             dense_layers: 2,
             dense_tokens: 2048,
             timing: Timing::Rehearsed,
-            granularity: Granularity::Token,
+            grain: 4,
             sketch: SketchUse::Always,
             code_bytes: 0,
             confidence: 1.25,
@@ -170,6 +161,9 @@ impl IndexParameters {
         check("window", self.window, (1..=TOKENS).contains(&self.window), "from 1 to 16777216")?;
         let dense = self.dense_tokens;
         check("dense tokens", dense, dense <= TOKENS, "at most 16777216")?;
+        let grain = self.grain;
+        let of_block = grain.is_power_of_two() && grain <= 64;
+        check("grain", grain, of_block, "a power of two, at most 64")?;
         check("code bytes", self.code_bytes, self.code_bytes <= 64, "at most 64")?;
         let proposals = self.proposals;
         check("proposals", proposals, (1.0..=64.0).contains(&proposals), "from 1 to 64")?;

@@ -108,14 +108,25 @@ impl Selection {
 pub(crate) struct Masks<'a> {
     zones: Zones,
     block_tokens: usize,
+    /// Tokens that are attended to together.
+    grain: usize,
     /// Chosen tokens of blocks to come.
     tokens: &'a [u32],
 }
 
 impl<'a> Masks<'a> {
-    /// The masks of a selection that was made for `zones`.
-    pub(crate) fn new(selection: &'a Selection, zones: Zones, block_tokens: usize) -> Self {
-        Self { zones, block_tokens, tokens: &selection.tokens }
+    /// The masks of a selection that was made for `zones`: of `grain` tokens that lie together all, if one is chosen.
+    ///
+    /// # Panics
+    /// If `grain` is not a power of two.
+    pub(crate) fn new(
+        selection: &'a Selection,
+        zones: Zones,
+        block_tokens: usize,
+        grain: usize,
+    ) -> Self {
+        assert!(grain.is_power_of_two());
+        Self { zones, block_tokens, grain: grain.min(block_tokens), tokens: &selection.tokens }
     }
 
     /// Those of sink and window, and of the chosen tokens, in `block`, which follows the one asked for before.
@@ -128,7 +139,12 @@ impl<'a> Masks<'a> {
         let inside = self.tokens.iter().take_while(|&&token| (token as usize) < end).count();
         let (chosen, rest) = self.tokens.split_at(inside);
         self.tokens = rest;
-        chosen.iter().fold(always, |mask, &token| mask | 1 << (token as usize - start))
+        let grains = chosen.iter().fold(0, |mask, &token| {
+            let first = (token as usize - start) & !(self.grain - 1);
+            mask | token_mask(first, first + self.grain)
+        });
+        // A grain may reach beyond the text.
+        always | grains & token_mask(0, within(tokens))
     }
 }
 
@@ -173,9 +189,13 @@ mod tests {
         let mut selection = Selection { tokens: vec![17, 18, 40, 98], ..Default::default() };
         let zones = Zones { tokens: 130, sink: 4, window: 100 };
         selection.round_to_blocks(zones, 16);
-        let mut masks = Masks::new(&selection, zones, 16);
-        let found: Vec<u64> = selection.blocks.iter().map(|&block| masks.of(block)).collect();
-        assert_eq!(found, [0b1111, 0b110, 1 << 8, 0b1111_1111_1111_0100, 0xffff, 0b11]);
+        let masks = |grain| -> Vec<u64> {
+            let mut masks = Masks::new(&selection, zones, 16, grain);
+            selection.blocks.iter().map(|&block| masks.of(block)).collect()
+        };
+        assert_eq!(masks(1), [0xf, 0b110, 1 << 8, 0xfff4, 0xffff, 0b11]);
+        assert_eq!(masks(4), [0xf, 0xf, 0xf << 8, 0xffff, 0xffff, 0b11]);
+        assert_eq!(masks(64), [0xf, 0xffff, 0xffff, 0xffff, 0xffff, 0b11]);
     }
 
     #[test]

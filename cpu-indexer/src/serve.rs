@@ -11,7 +11,7 @@ use hindsight_protocol::arena::Arena;
 use hindsight_protocol::control::codec;
 use hindsight_protocol::control::messages::{Failure, FromIndexer, ToIndexer};
 use hindsight_protocol::profile::{Activity, Detail, Recorder};
-use hindsight_protocol::records::{AttentionPolicy, Reply, Request, SelectedBlock, token_mask};
+use hindsight_protocol::records::{AttentionPolicy, Reply, Request, SelectedBlock};
 use hindsight_protocol::ring::{Patience, Receiver, RingFault, Sender};
 use hindsight_protocol::scheduling;
 use hindsight_protocol::telemetry::{IndexerCounters, TelemetryPage};
@@ -19,7 +19,7 @@ use hindsight_protocol::telemetry::{IndexerCounters, TelemetryPage};
 use crate::audit::AuditTurn;
 use crate::index::Rehearsing;
 use crate::kernels::Kernels;
-use crate::parameters::{Granularity, IndexParameters, Timing};
+use crate::parameters::{IndexParameters, Timing};
 use crate::placement;
 use crate::residency::Placed;
 use crate::selection::{Masks, Selection};
@@ -347,7 +347,7 @@ impl Indexer<'_> {
         let per_head = query.len() / state.residency.len();
         let counters = self.counters;
         let zones = state.index.zones(tokens);
-        let by_token = state.index.parameters().granularity == Granularity::Token;
+        let grain = state.index.parameters().grain;
         for (kv_head, (head, selection)) in (0..).zip(selections.iter_mut().enumerate()) {
             let since = self.recorder.now();
             let view = state.view(head);
@@ -357,14 +357,11 @@ impl Indexer<'_> {
             counters.misled.add(u64::from(rehearsing == Rehearsing::Misled));
             blocks.clear();
             let mut misses = 0;
-            let mut masks = Masks::new(selection, zones, block_tokens);
+            let mut masks = Masks::new(selection, zones, block_tokens, grain);
             let placed = |Placed { block, slot, miss }| {
                 let travels = miss && Some(block as usize) != begun;
                 misses += u64::from(travels);
-                let (first, mask) = (block as usize * block_tokens, masks.of(block));
-                let written = token_mask(0, (tokens - first).min(block_tokens));
-                let attended = if by_token { mask } else { written };
-                blocks.push(SelectedBlock::new(block, slot, travels, attended));
+                blocks.push(SelectedBlock::new(block, slot, travels, masks.of(block)));
             };
             let evictions = state.residency[head]
                 .place(&selection.blocks, placed)

@@ -71,7 +71,7 @@ pub struct IndexerCounters {
     pub shipped_bytes: Counter,
     /// Selections that the drift signal had repaired by a wider search.
     pub repairs: Counter,
-    /// Selections made among what an expected query had brought up.
+    /// Selections that an expected query had made.
     pub rehearsed: Counter,
     /// Expected queries that the true one had turned away from, so that keys were chosen anew.
     pub misled: Counter,

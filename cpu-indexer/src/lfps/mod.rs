@@ -138,12 +138,11 @@ impl Lfps {
             normalisers: Vec::with_capacity(group),
             ranking: Ranking::new(max_tokens),
             set: Bitmap::new(max_tokens),
-            // And what may leave the window between a rehearsal and its query.
-            candidates: Vec::with_capacity(most + 1),
+            candidates: Vec::with_capacity(most),
             reaching: Vec::with_capacity(max_tokens),
-            scores: Scores::with_capacity(group, most + 1),
-            weights: Vec::with_capacity(most + 1),
-            narrowed: Vec::with_capacity(most + 1),
+            scores: Scores::with_capacity(group, most),
+            weights: Vec::with_capacity(most),
+            narrowed: Vec::with_capacity(most),
             coding: EncodeScratch::default(),
             parameters,
         }

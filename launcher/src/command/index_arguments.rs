@@ -33,9 +33,9 @@ pub struct IndexArguments {
     #[arg(long, value_enum, default_value_t = Timing::Rehearsed)]
     pub timing: Timing,
 
-    /// What of the blocks that hold these keys is attended to on the CPU; a GPU attends to whole blocks
-    #[arg(long, value_enum, default_value_t = Granularity::Token)]
-    pub granularity: Granularity,
+    /// Tokens that are attended to together if one of them is selected (on the CPU; a GPU attends to whole blocks)
+    #[arg(long, default_value_t = IndexParameters::default().grain)]
+    pub grain: usize,
 
     /// How LFPS predicts.
     #[command(flatten)]
@@ -114,7 +114,7 @@ pub struct LfpsArguments {
 pub enum Timing {
     /// The step's own, which wait for it
     Now,
-    /// The step's own, among what those that a layer is expected to have brought up while it was computed (on a GPU: as now)
+    /// Those that a layer is expected to have, known before its own, unless they prove unlike (on a GPU: as now)
     Rehearsed,
     /// Those of the step before: nobody waits, but some of what matters anew is missed
     Ahead,
@@ -126,24 +126,6 @@ impl From<Timing> for hindsight_cpu_indexer::parameters::Timing {
             Timing::Now => Self::Now,
             Timing::Rehearsed => Self::Rehearsed,
             Timing::Ahead => Self::Ahead,
-        }
-    }
-}
-
-/// What of the blocks that hold chosen keys is attended to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Granularity {
-    /// Sink, window and the chosen keys alone
-    Token,
-    /// Every key of these blocks
-    Block,
-}
-
-impl From<Granularity> for hindsight_cpu_indexer::parameters::Granularity {
-    fn from(granularity: Granularity) -> Self {
-        match granularity {
-            Granularity::Token => Self::Token,
-            Granularity::Block => Self::Block,
         }
     }
 }
@@ -175,7 +157,7 @@ impl IndexArguments {
     /// # Errors
     /// A parameter is out of range.
     pub fn parameters(&self) -> Result<IndexParameters, Error> {
-        let Self { top_k, sink, window, dense_layers, dense_tokens, timing, granularity, ref lfps } = *self;
+        let Self { top_k, sink, window, dense_layers, dense_tokens, timing, grain, ref lfps } = *self;
         let parameters = IndexParameters {
             top_k,
             sink,
@@ -183,7 +165,7 @@ impl IndexArguments {
             dense_layers,
             dense_tokens,
             timing: timing.into(),
-            granularity: granularity.into(),
+            grain,
             sketch: lfps.sketch.into(),
             code_bytes: lfps.code_bytes,
             confidence: lfps.confidence,
