@@ -7,7 +7,7 @@ use hindsight_protocol::geometry::Geometry;
 
 use crate::exact::ExactScan;
 use crate::kernels::{GroupQuery, Kernels};
-use crate::lfps::{Lfps, LfpsHead, Rehearsal};
+use crate::lfps::{Lfps, LfpsHead};
 use crate::parameters::{IndexParameters, ParameterError, Policy, Timing};
 use crate::selection::{Audit, Selection, Zones};
 
@@ -27,28 +27,6 @@ pub struct Index {
     heads: Vec<LfpsHead>,
     /// What is attended to at the next step, per layer and KV head; for [`Timing::Ahead`].
     prepared: Vec<Prepared>,
-    /// What the KV heads of one layer are expected to choose, for [`Timing::Rehearsed`].
-    rehearsed: Vec<Rehearsed>,
-}
-
-/// A rehearsal of one KV head, and what it is for.
-#[derive(Debug, Clone, Default)]
-struct Rehearsed {
-    layer: usize,
-    /// Tokens before the one whose query was expected; 0 if there is no rehearsal.
-    tokens: usize,
-    rehearsal: Rehearsal,
-}
-
-/// What became of a rehearsal.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Rehearsing {
-    /// There was none in time.
-    None,
-    /// It had chosen for the query.
-    Used,
-    /// The query had turned elsewhere, and keys were chosen as if there had been none.
-    Misled,
 }
 
 /// A selection made by the queries of one step for the next.
@@ -104,15 +82,7 @@ impl Index {
             Timing::Now | Timing::Rehearsed => 0,
             Timing::Ahead => geometry.layers as usize * geometry.kv_heads as usize,
         };
-        let head_dim = geometry.head_dim as usize;
-        let rehearses = policy == Policy::Lfps && parameters.timing == Timing::Rehearsed;
-        let rehearsed = || Rehearsed {
-            rehearsal: Rehearsal::with_capacity(group * head_dim, parameters.top_k, max_tokens),
-            ..Rehearsed::default()
-        };
-        let rehearsals = if rehearses { geometry.kv_heads } else { 0 };
         Ok(Self {
-            rehearsed: (0..rehearsals).map(|_| rehearsed()).collect(),
             prepared: vec![Prepared::default(); prepared],
             policy,
             geometry,
@@ -197,8 +167,7 @@ impl Index {
     }
 
     /// Chooses what the queries ([group, head_dim], unscaled) of the last token in `view` shall attend to. With
-    /// [`Timing::Ahead`] that is what [`Index::prepare`] has chosen at the step before, if there was one; with
-    /// [`Timing::Rehearsed`] that is what [`Index::rehearse`] has chosen for the queries that were expected, if these are much like them.
+    /// [`Timing::Ahead`] that is what [`Index::prepare`] has chosen at the step before, if there was one.
     ///
     /// # Panics
     /// If `layer` or `kv_head` does not exist, or `queries` has another size.
@@ -209,22 +178,8 @@ impl Index {
         view: HeadBlocks<'_>,
         queries: &[f32],
         out: &mut Selection,
-    ) -> Rehearsing {
+    ) {
         let at = self.head(layer, kv_head);
-        let mut rehearsing = Rehearsing::None;
-        if let Some(Rehearsed { rehearsal, .. }) = self
-            .rehearsed
-            .get(kv_head)
-            .filter(|it| it.tokens > 0 && it.layer == layer && it.tokens + 1 == view.tokens())
-        {
-            let zones = self.zones(view.tokens());
-            self.query.load(queries, self.scale);
-            if rehearsal.is_for(&self.query) {
-                rehearsal.give(zones, view.block_tokens(), out);
-                return Rehearsing::Used;
-            }
-            rehearsing = Rehearsing::Misled;
-        }
         let prepared = self.prepared.get(at).filter(|it| it.tokens + 1 == view.tokens());
         if let Some(Prepared { selection, .. }) = prepared {
             let zones = self.zones(view.tokens());
@@ -234,32 +189,6 @@ impl Index {
         } else {
             self.select_now(layer, kv_head, view, queries, out);
         }
-        out.effort.repaired |= rehearsing == Rehearsing::Misled;
-        rehearsing
-    }
-
-    /// Does what can be done ahead of the queries of the token after those in `view`, given those that it is expected to have
-    /// ([group, head_dim], unscaled), if that is asked for.
-    ///
-    /// # Panics
-    /// As [`Index::select`].
-    pub fn rehearse(
-        &mut self,
-        layer: usize,
-        kv_head: usize,
-        view: HeadBlocks<'_>,
-        queries: &[f32],
-    ) {
-        let at = self.head(layer, kv_head);
-        let zones = self.zones(view.tokens());
-        let chooses = !self.is_dense(layer) && zones.middle().len() > self.parameters.top_k;
-        let Self { lfps, heads, query, exact, scale, rehearsed, .. } = self;
-        let Some(rehearsed) = rehearsed.get_mut(kv_head) else { return };
-        query.load(queries, *scale);
-        let (head, rehearsal) = (&mut heads[at], &mut rehearsed.rehearsal);
-        let useful = chooses && lfps.rehearse(head, view, query, zones, exact, rehearsal);
-        rehearsed.layer = layer;
-        rehearsed.tokens = if useful { view.tokens() } else { 0 };
     }
 
     /// Chooses by the queries of this step what the next one shall attend to, if that is asked for. Called when the step
@@ -273,6 +202,34 @@ impl Index {
         let mut selection = std::mem::take(&mut prepared.selection);
         self.select_now(layer, kv_head, view, queries, &mut selection);
         self.prepared[at] = Prepared { tokens: view.tokens(), selection };
+    }
+
+    /// Chooses what the token after those in `view` shall attend to, by the queries ([group, head_dim], unscaled) that it is
+    /// expected to have. Its own key is not needed. Returns false, and has done nothing, if that is of no use: there is nothing
+    /// to choose, or nothing has been learned that would make a choice cheap.
+    ///
+    /// # Panics
+    /// As [`Index::select`].
+    pub fn rehearse(
+        &mut self,
+        layer: usize,
+        kv_head: usize,
+        view: HeadBlocks<'_>,
+        queries: &[f32],
+        out: &mut Selection,
+    ) -> bool {
+        let at = self.head(layer, kv_head);
+        let chooses = self.zones(view.tokens()).middle().len() > self.parameters.top_k;
+        let useful = self.policy == Policy::Lfps
+            && self.parameters.timing == Timing::Rehearsed
+            && !self.is_dense(layer)
+            && chooses
+            && self.lfps.is_ready(&self.heads[at]);
+        if useful {
+            self.select_now(layer, kv_head, view, queries, out);
+            out.round_to_blocks(self.zones(view.tokens() + 1), view.block_tokens());
+        }
+        useful
     }
 
     fn select_now(

@@ -107,7 +107,7 @@ impl Default for IndexParameters {
             dense_layers: 2,
             dense_tokens: 2048,
             timing: Timing::Rehearsed,
-            grain: 4,
+            grain: 2,
             sketch: SketchUse::Always,
             code_bytes: 0,
             confidence: 1.25,

@@ -10,14 +10,13 @@ use std::time::{Duration, Instant};
 use hindsight_protocol::arena::Arena;
 use hindsight_protocol::control::codec;
 use hindsight_protocol::control::messages::{Failure, FromIndexer, ToIndexer};
-use hindsight_protocol::profile::{Activity, Detail, Recorder};
+use hindsight_protocol::profile::{Activity, Detail, Moment, Recorder};
 use hindsight_protocol::records::{AttentionPolicy, Reply, Request, SelectedBlock};
 use hindsight_protocol::ring::{Patience, Receiver, RingFault, Sender};
 use hindsight_protocol::scheduling;
 use hindsight_protocol::telemetry::{IndexerCounters, TelemetryPage};
 
 use crate::audit::AuditTurn;
-use crate::index::Rehearsing;
 use crate::kernels::Kernels;
 use crate::parameters::{IndexParameters, Timing};
 use crate::placement;
@@ -136,13 +135,19 @@ struct Scratch {
 /// Work for a query that is expected, done head by head while nothing is asked.
 #[derive(Debug, Default)]
 struct Expected {
+    asked: Asked,
+    /// [heads, head_dim].
+    query: Vec<f32>,
+    /// The KV heads that are still to be answered for. Those before have been.
+    heads: Range<usize>,
+}
+
+/// One layer at the step of one token.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Asked {
     sequence: u32,
     layer: u32,
     position: u64,
-    /// [heads, head_dim].
-    query: Vec<f32>,
-    /// The KV heads that are still to be rehearsed.
-    heads: Range<usize>,
 }
 
 /// The serving loop's state.
@@ -190,8 +195,8 @@ impl Indexer<'_> {
     }
 
     fn handle(&mut self, request: &Request<'_>) -> Result<(), Failure> {
-        // What is asked for now comes first; heads that have not been rehearsed by then are not rehearsed any more.
-        self.expected.heads = 0..0;
+        // Heads that have not been rehearsed by now are not any more.
+        self.expected.heads.end = self.expected.heads.start;
         let outcome = match *request {
             Request::Open { sequence, policy, top_k } => self.store.open(sequence, policy, top_k),
             Request::Rewind { sequence, policy, top_k, tokens } => {
@@ -206,10 +211,12 @@ impl Indexer<'_> {
                 return self.seed(sequence, layer, remaining, position, query).map_err(rejected);
             }
             Request::Rehearse { sequence, layer, position, query } => {
-                return self.expect(sequence, layer, position, query).map_err(rejected);
+                let asked = Asked { sequence, layer, position };
+                return self.expect(asked, query).map_err(rejected);
             }
-            Request::Select { sequence, layer, position, query } => {
-                return self.select(sequence, layer, position, query);
+            Request::Select { sequence, layer, position, anew, query } => {
+                let asked = Asked { sequence, layer, position };
+                return self.select(asked, anew, query);
             }
         };
         let slab_bytes =
@@ -288,103 +295,68 @@ impl Indexer<'_> {
     }
 
     /// Takes note of an expected query.
-    fn expect(
-        &mut self,
-        sequence: u32,
-        layer: u32,
-        position: u64,
-        query: &[f32],
-    ) -> Result<(), StoreError> {
+    fn expect(&mut self, asked: Asked, query: &[f32]) -> Result<(), StoreError> {
+        let Asked { sequence, layer, position } = asked;
+        // All but the token's own key.
         let heads = self.store.layer(sequence, layer, position)?.residency.len();
-        let Expected { query: expected, .. } = &mut self.expected;
-        expected.clear();
-        expected.extend_from_slice(query);
-        let query = std::mem::take(expected);
-        self.expected = Expected { sequence, layer, position, query, heads: 0..heads };
+        self.store.layer(sequence, layer, position.saturating_add(1))?;
+        self.expected.asked = asked;
+        self.expected.heads = 0..heads;
+        self.expected.query.clear();
+        self.expected.query.extend_from_slice(query);
         Ok(())
     }
 
-    /// Rehearses the next KV head for the expected query.
+    /// Answers for the next KV head by the expected query.
     fn rehearse(&mut self) -> Result<(), Failure> {
         let began = Instant::now();
         let since = self.recorder.now();
-        let Expected { sequence, layer, position, query, heads } = &mut self.expected;
-        let kv_heads = self.arena.geometry().kv_heads as usize;
-        let Some(head) = heads.next() else { return Ok(()) };
-        let state = self.store.layer(*sequence, *layer, *position).map_err(rejected)?;
-        let per_head = query.len() / kv_heads;
+        let Expected { asked, query, heads } = &mut self.expected;
+        let (head, asked) = (heads.start, *asked);
+        let Asked { sequence, layer, position } = asked;
+        let state = self.store.layer(sequence, layer, position).map_err(rejected)?;
+        let selections = &mut self.scratch.selections;
+        selections.resize_with(state.residency.len(), Selection::default);
+        let per_head = query.len() / state.residency.len();
         let query = &query[head * per_head..][..per_head];
-        state.index.rehearse(state.layer, head, state.view(head), query);
-        let detail = Detail {
-            position: *position,
-            layer: Some(*layer),
-            kv_head: u32::try_from(head).ok(),
-            ..Detail::default()
-        };
-        self.recorder.record(Activity::Prepare, since, detail);
+        let selection = &mut selections[head];
+        if state.index.rehearse(state.layer, head, state.view(head), query, selection) {
+            heads.start += 1;
+            self.answer(asked, head, true, since)?;
+        } else {
+            heads.end = head;
+        }
         self.counters.select_ns.add(nanoseconds(began));
         Ok(())
     }
 
-    fn select(
-        &mut self,
-        sequence: u32,
-        layer: u32,
-        position: u64,
-        query: &[f32],
-    ) -> Result<(), Failure> {
+    fn select(&mut self, asked: Asked, anew: bool, query: &[f32]) -> Result<(), Failure> {
         let began = Instant::now();
+        let Asked { sequence, layer, position } = asked;
         let geometry = *self.arena.geometry();
-        let Scratch { blocks, selections, .. } = &mut self.scratch;
+        let Expected { asked: expected, heads, .. } = &mut self.expected;
+        let rehearsed = if *expected == asked { heads.start } else { 0 };
+        self.expected.heads = 0..0;
         let mut state =
             self.store.layer(sequence, layer, position.saturating_add(1)).map_err(rejected)?;
         let tokens = state.tokens;
         append(&mut state, tokens - 1);
-        selections.resize_with(state.residency.len(), Selection::default);
-        // A block that begins with the newest token is filled by the worker itself, so it never travels.
-        let block_tokens = geometry.block_tokens as usize;
-        let begun = (tokens % block_tokens == 1).then_some(tokens / block_tokens);
-        let per_head = query.len() / state.residency.len();
-        let counters = self.counters;
-        let zones = state.index.zones(tokens);
-        let grain = state.index.parameters().grain;
-        for (kv_head, (head, selection)) in (0..).zip(selections.iter_mut().enumerate()) {
+        let heads = state.residency.len();
+        let per_head = query.len() / heads;
+        self.scratch.selections.resize_with(heads, Selection::default);
+        let used = if anew { 0 } else { rehearsed };
+        self.counters.rehearsed.add(used as u64);
+        self.counters.misled.add((rehearsed - used) as u64);
+        for head in used..heads {
             let since = self.recorder.now();
-            let view = state.view(head);
+            let state = self.store.layer(sequence, layer, position + 1).map_err(rejected)?;
             let query = &query[head * per_head..][..per_head];
-            let rehearsing = state.index.select(state.layer, head, view, query, selection);
-            counters.rehearsed.add(u64::from(rehearsing == Rehearsing::Used));
-            counters.misled.add(u64::from(rehearsing == Rehearsing::Misled));
-            blocks.clear();
-            let mut misses = 0;
-            let mut masks = Masks::new(selection, zones, block_tokens, grain);
-            let placed = |Placed { block, slot, miss }| {
-                let travels = miss && Some(block as usize) != begun;
-                misses += u64::from(travels);
-                blocks.push(SelectedBlock::new(block, slot, travels, masks.of(block)));
-            };
-            let evictions = state.residency[head]
-                .place(&selection.blocks, placed)
-                .map_err(|error| rejected(error.into()))?;
-            let reply = Reply::Selection { sequence, layer, kv_head, position, blocks };
-            send(&mut self.replies, &reply)?;
-            counters.evictions.add(evictions as u64);
-            counters.miss_blocks.add(misses);
-            counters.hit_blocks.add(blocks.len() as u64 - misses);
-            let bytes = misses * geometry.block_bytes() as u64;
-            counters.shipped_bytes.add(bytes);
-            count_effort(counters, selection);
-            let detail = Detail {
-                position,
-                layer: Some(layer),
-                kv_head: Some(kv_head),
-                bytes,
-                hit_blocks: count(blocks.len() as u64 - misses),
-                miss_blocks: count(misses),
-                repaired: selection.effort.repaired,
-            };
-            self.recorder.record(Activity::Select, since, detail);
+            let selection = &mut self.scratch.selections[head];
+            state.index.select(state.layer, head, state.view(head), query, selection);
+            selection.effort.repaired |= head < rehearsed;
+            self.answer(asked, head, false, since)?;
         }
+        let state = self.store.layer(sequence, layer, position + 1).map_err(rejected)?;
         let detail = Detail { position, layer: Some(layer), ..Detail::default() };
         if state.index.parameters().timing == Timing::Ahead {
             let since = self.recorder.now();
@@ -393,17 +365,70 @@ impl Indexer<'_> {
             }
             self.recorder.record(Activity::Prepare, since, detail);
         }
-        counters.select_ns.add(nanoseconds(began));
+        self.counters.select_ns.add(nanoseconds(began));
         // The worker is busy with the answer: time for a look at how good it was.
         if let Some(head) = self.audit.turn(layer, position, &geometry) {
             let since = self.recorder.now();
             let query = &query[head * per_head..][..per_head];
-            let audit = state.index.audit(state.view(head), query, &selections[head]);
-            counters.audits.add(1);
-            counters.audit_recall.add(f64::from(audit.recall));
-            counters.audit_mass.add(f64::from(audit.mass));
+            let audit = state.index.audit(state.view(head), query, &self.scratch.selections[head]);
+            self.counters.audits.add(1);
+            self.counters.audit_recall.add(f64::from(audit.recall));
+            self.counters.audit_mass.add(f64::from(audit.mass));
             self.recorder.record(Activity::Audit, since, detail);
         }
+        Ok(())
+    }
+
+    /// Tells the worker what has been selected for a KV head, since a moment of the profile: for the query that was `expected`,
+    /// or its own.
+    fn answer(
+        &mut self,
+        asked: Asked,
+        head: usize,
+        expected: bool,
+        since: Moment,
+    ) -> Result<(), Failure> {
+        let Asked { sequence, layer, position } = asked;
+        let geometry = *self.arena.geometry();
+        let state = self.store.layer(sequence, layer, position + 1).map_err(rejected)?;
+        let tokens = state.tokens;
+        let (zones, grain) = (state.index.zones(tokens), state.index.parameters().grain);
+        let Scratch { blocks, selections, .. } = &mut self.scratch;
+        let selection = &selections[head];
+        // A block that begins with the newest token is filled by the worker itself, so it never travels.
+        let block_tokens = geometry.block_tokens as usize;
+        let begun = (tokens % block_tokens == 1).then_some(tokens / block_tokens);
+        let mut misses = 0;
+        let mut masks = Masks::new(selection, zones, block_tokens, grain);
+        blocks.clear();
+        let placed = |Placed { block, slot, miss }| {
+            let travels = miss && Some(block as usize) != begun;
+            misses += u64::from(travels);
+            blocks.push(SelectedBlock::new(block, slot, travels, masks.of(block)));
+        };
+        let evictions = state.residency[head]
+            .place(&selection.blocks, placed)
+            .map_err(|error| rejected(error.into()))?;
+        let kv_head = count(head as u64);
+        let reply = Reply::Selection { sequence, layer, kv_head, position, expected, blocks };
+        send(&mut self.replies, &reply)?;
+        let counters = self.counters;
+        counters.evictions.add(evictions as u64);
+        counters.miss_blocks.add(misses);
+        counters.hit_blocks.add(blocks.len() as u64 - misses);
+        let bytes = misses * geometry.block_bytes() as u64;
+        counters.shipped_bytes.add(bytes);
+        count_effort(counters, selection);
+        let detail = Detail {
+            position,
+            layer: Some(layer),
+            kv_head: Some(kv_head),
+            bytes,
+            hit_blocks: count(blocks.len() as u64 - misses),
+            miss_blocks: count(misses),
+            repaired: selection.effort.repaired,
+        };
+        self.recorder.record(Activity::Select, since, detail);
         Ok(())
     }
 

@@ -71,9 +71,9 @@ pub struct IndexerCounters {
     pub shipped_bytes: Counter,
     /// Selections that the drift signal had repaired by a wider search.
     pub repairs: Counter,
-    /// Selections that an expected query had made.
+    /// Selections that an expected query made and the true one used.
     pub rehearsed: Counter,
-    /// Expected queries that the true one had turned away from, so that keys were chosen anew.
+    /// Selections that an expected query made and the true one was too far from, so that keys were chosen anew.
     pub misled: Counter,
     /// Prompt queries learned from.
     pub seeds: Counter,

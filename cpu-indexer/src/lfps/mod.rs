@@ -5,7 +5,6 @@ mod decayed;
 mod deviations;
 mod history;
 mod reach;
-mod rehearsal;
 mod usual;
 
 use hindsight_protocol::arena::HeadBlocks;
@@ -22,7 +21,6 @@ use bitmap::Bitmap;
 use deviations::Deviations;
 use history::History;
 use reach::{fill, first_rank_from};
-pub(crate) use rehearsal::Rehearsal;
 use usual::Usual;
 
 /// Tokens of the last selection that are scored first, to learn how the heads of a group share their attention.
@@ -146,6 +144,11 @@ impl Lfps {
             coding: EncodeScratch::default(),
             parameters,
         }
+    }
+
+    /// Whether candidates can be had for the queries of `head` without a scan of all keys.
+    pub(crate) fn is_ready(&self, head: &LfpsHead) -> bool {
+        self.parameters.sketch == SketchUse::Never || head.sketch.is_some()
     }
 
     /// Codes keys that are new in `view`.

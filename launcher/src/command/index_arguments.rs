@@ -157,7 +157,8 @@ impl IndexArguments {
     /// # Errors
     /// A parameter is out of range.
     pub fn parameters(&self) -> Result<IndexParameters, Error> {
-        let Self { top_k, sink, window, dense_layers, dense_tokens, timing, grain, ref lfps } = *self;
+        let Self { top_k, sink, window, dense_layers, dense_tokens, timing, grain, ref lfps } =
+            *self;
         let parameters = IndexParameters {
             top_k,
             sink,
