@@ -256,7 +256,7 @@ mod tests {
             assert!(matches!(answer, Err(LinkError::Answer(_))), "{first:x} {last:x}");
         }
         // The question was about the token at 63; one at 60 sees no tokens after it.
-        let mut link_of = |tokens| check_blocks(&blocks(1, tokens), at(60).position, 16);
+        let link_of = |tokens| check_blocks(&blocks(1, tokens), at(60).position, 16);
         assert_eq!(link_of(1 << 12), Ok(()));
         assert!(link_of(1 << 12 | 1 << 13).is_err());
     }
@@ -264,7 +264,7 @@ mod tests {
     /// What the worker takes for [`PLACE`], when answers to an expected query came first.
     fn taken(anew: bool, expected: &[u32]) -> Result<u32, LinkError> {
         let arena = arena();
-        let mut ring = arena.selection_ring();
+        let ring = arena.selection_ring();
         let mut replies = ring.producer();
         let Place { sequence, layer, position, .. } = PLACE;
         let flags = expected.iter().map(|&head| (head, true)).chain([(PLACE.kv_head, false)]);

@@ -103,6 +103,8 @@ pub struct WorkerCounters {
     pub waiting_ns: Counter,
     /// Nanoseconds spent choosing tokens.
     pub sampling_ns: Counter,
+    /// Decode steps that attended to every key, though keys are selected in longer contexts.
+    pub dense_steps: Counter,
     /// Nanoseconds of decode steps in all.
     pub decode_ns: Counter,
     /// Times that a helping thread lost its core in the midst of a task, and decode went on with fewer threads for a while.

@@ -291,7 +291,10 @@ impl<'a> ArenaAttention<'a> {
             let out = self.device.attend_all(chunk, q)?;
             self.recorder.record(Activity::Attend, since, chunk.detail());
             let is_last = chunk.layer + 1 == self.arena.geometry().layers as usize;
-            self.untold += usize::from(selects && is_last);
+            if selects && is_last {
+                self.untold += 1;
+                self.counters.dense_steps.add(1);
+            }
             (out, Duration::ZERO)
         };
         self.counters.waiting_ns.add(nanoseconds(waited));

@@ -29,7 +29,7 @@ fn seconds(nanoseconds: u64) -> f64 {
 }
 
 /// Every metric; docs/metrics.md lists the same.
-pub const METRICS: [Metric; 29] = [
+pub const METRICS: [Metric; 32] = [
     Metric {
         name: "hindsight_prompt_tokens_total",
         help: "Prompt tokens read.",
@@ -114,6 +114,21 @@ pub const METRICS: [Metric; 29] = [
         name: "hindsight_repairs_total",
         help: "Selections that read more than usual, as the query had drifted.",
         value: |page| number(page.indexer.repairs.get()),
+    },
+    Metric {
+        name: "hindsight_rehearsed_selections_total",
+        help: "Selections that were made by an expected query before the query came.",
+        value: |page| number(page.indexer.rehearsed.get()),
+    },
+    Metric {
+        name: "hindsight_misled_selections_total",
+        help: "Selections that were made by an expected query and made anew, as the query turned out too far from it.",
+        value: |page| number(page.indexer.misled.get()),
+    },
+    Metric {
+        name: "hindsight_dense_steps_total",
+        help: "Decode steps that attended to every key, as the context was short.",
+        value: |page| number(page.worker.dense_steps.get()),
     },
     Metric {
         name: "hindsight_seed_queries_total",
