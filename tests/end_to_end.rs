@@ -65,7 +65,7 @@ fn with_a_budget_of_the_whole_context_every_attention_gives_the_same_tokens() {
 /// What a run counts under `timing`, in a text of some 2,000 tokens of which few are selected.
 fn counted(timing: &str, flags: &[&str]) -> serde_json::Value {
     let few = ["--top-k", "128", "-n", "24", "--timing", timing];
-    run_json(&book(7_000), &[&few[..], flags].concat())
+    run_json(book(7_000), &[&few[..], flags].concat())
 }
 
 #[test]
@@ -83,7 +83,7 @@ fn most_selections_are_made_before_their_query_comes() {
 
 #[test]
 fn a_short_context_is_attended_to_whole_until_it_is_long() {
-    let full = token_ids(&run_json(&book(7_000), &["--attention", "full", "-n", "24"]));
+    let full = token_ids(&run_json(book(7_000), &["--attention", "full", "-n", "24"]));
     let short = counted("rehearsed", &["--dense-tokens", "4096"]);
     assert_eq!((&short["dense_steps"], token_ids(&short)), (&short["decode_steps"], full));
     // The index knows the tokens that it has not been asked about.
