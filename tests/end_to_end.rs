@@ -49,6 +49,7 @@ fn with_a_budget_of_the_whole_context_every_attention_gives_the_same_tokens() {
     {
         let tokens = |attention: &str| {
             let mut arguments = vec!["--attention", attention, "--top-k", "8192", "-n", "64"];
+            arguments.extend(["--dense-tokens", "0"]);
             if raw {
                 arguments.push("--raw");
             }
@@ -59,6 +60,38 @@ fn with_a_budget_of_the_whole_context_every_attention_gives_the_same_tokens() {
         assert_eq!(tokens("exact"), full);
         assert_eq!(tokens("lfps"), full);
     }
+}
+
+/// What a run counts under `timing`, in a text of some 2,000 tokens of which few are selected.
+fn counted(timing: &str, flags: &[&str]) -> serde_json::Value {
+    let few = ["--top-k", "128", "-n", "24", "--timing", timing];
+    run_json(book(7_000), &[&few[..], flags].concat())
+}
+
+#[test]
+fn most_selections_are_made_before_their_query_comes() {
+    let number = |run: &serde_json::Value, key: &str| run[key].as_f64().unwrap();
+    let rehearsed = counted("rehearsed", &["--dense-tokens", "0"]);
+    // The first head of each layer at the least, were the indexer never put off its core.
+    assert!(number(&rehearsed, "rehearsed_rate") > 0.1, "{rehearsed}");
+    assert!(number(&rehearsed, "misled_rate") < 0.1, "{rehearsed}");
+    assert!(number(&rehearsed["audit"], "mass") > 0.95, "{}", rehearsed["audit"]);
+    assert_eq!(rehearsed["dense_steps"], 0);
+    let now = counted("now", &["--dense-tokens", "0"]);
+    assert_eq!(number(&now, "rehearsed_rate"), 0.0);
+}
+
+#[test]
+fn a_short_context_is_attended_to_whole_until_it_is_long() {
+    let full = token_ids(&run_json(book(7_000), &["--attention", "full", "-n", "24"]));
+    let short = counted("rehearsed", &["--dense-tokens", "4096"]);
+    assert_eq!((&short["dense_steps"], token_ids(&short)), (&short["decode_steps"], full));
+    // The index knows the tokens that it has not been asked about.
+    let prompt = short["prompt_tokens"].as_u64().unwrap();
+    let limit = (prompt + 10).to_string();
+    let both = counted("rehearsed", &["--dense-tokens", &limit]);
+    assert_eq!(both["dense_steps"], 10);
+    assert!(both["audit"]["mass"].as_f64().unwrap() > 0.95, "{}", both["audit"]);
 }
 
 #[test]

@@ -48,7 +48,7 @@ fn texts_are_those_of_fresh_processes_whatever_was_asked_before() {
     let input = folder.path().join("questions.jsonl");
     std::fs::write(&input, lines.join("\n")).unwrap();
     let results = folder.path().join("results");
-    let flags = ["--top-k", "64"];
+    let flags = ["--top-k", "64", "--dense-tokens", "0"];
     let arguments = [&["jsonl", "--input", input.to_str().unwrap()], &flags[..]].concat();
     eval_json(&arguments, &results);
     for attention in ["full", "exact", "lfps"] {
@@ -162,6 +162,8 @@ fn perplexity_is_the_same_under_every_attention_that_sees_every_key() {
             "64",
             "--windows",
             "2",
+            "--dense-tokens",
+            "0",
             "--top-k",
             top_k,
         ]
@@ -192,7 +194,7 @@ fn a_long_text_departs_where_its_predictions_first_differ() {
         let text = text.to_str().unwrap();
         let generation = ["generation", "--text", text, "--prompt-tokens", "1000"];
         let length = ["--tokens", "48", "--stretch", "16", "--html", page.to_str().unwrap()];
-        [&generation[..], &length[..], &["--top-k", top_k]].concat()
+        [&generation[..], &length[..], &["--dense-tokens", "0", "--top-k", top_k]].concat()
     };
     let all = eval_json(&arguments("8192"), &folder.path().join("all"));
     assert_eq!(all["complete"], true);

@@ -23,7 +23,10 @@ fn number(row: &Value, key: &str) -> f64 {
 
 #[test]
 fn decode_steps_are_timed_at_every_depth_and_their_stages_make_up_the_step() {
-    let rows = bench_model("decode", &["--depth", "600,0", "-n", "4", "--repeats", "2"]);
+    let rows = bench_model(
+        "decode",
+        &["--depth", "600,0", "-n", "4", "--repeats", "2", "--dense-tokens", "0"],
+    );
     let rows = rows.as_array().unwrap();
     let settings: Vec<_> = rows
         .iter()

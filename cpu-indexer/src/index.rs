@@ -79,7 +79,7 @@ impl Index {
             Policy::Lfps => geometry.layers as usize * geometry.kv_heads as usize,
         };
         let prepared = match parameters.timing {
-            Timing::Now => 0,
+            Timing::Now | Timing::Rehearsed => 0,
             Timing::Ahead => geometry.layers as usize * geometry.kv_heads as usize,
         };
         Ok(Self {
@@ -202,6 +202,34 @@ impl Index {
         let mut selection = std::mem::take(&mut prepared.selection);
         self.select_now(layer, kv_head, view, queries, &mut selection);
         self.prepared[at] = Prepared { tokens: view.tokens(), selection };
+    }
+
+    /// Chooses what the token after those in `view` shall attend to, by the queries ([group, head_dim], unscaled) that it is
+    /// expected to have. Its own key is not needed. Returns false, and has done nothing, if that is of no use: there is nothing
+    /// to choose, or nothing has been learned that would make a choice cheap.
+    ///
+    /// # Panics
+    /// As [`Index::select`].
+    pub fn rehearse(
+        &mut self,
+        layer: usize,
+        kv_head: usize,
+        view: HeadBlocks<'_>,
+        queries: &[f32],
+        out: &mut Selection,
+    ) -> bool {
+        let at = self.head(layer, kv_head);
+        let chooses = self.zones(view.tokens()).middle().len() > self.parameters.top_k;
+        let useful = self.policy == Policy::Lfps
+            && self.parameters.timing == Timing::Rehearsed
+            && !self.is_dense(layer)
+            && chooses
+            && self.lfps.is_ready(&self.heads[at]);
+        if useful {
+            self.select_now(layer, kv_head, view, queries, out);
+            out.round_to_blocks(self.zones(view.tokens() + 1), view.block_tokens());
+        }
+        useful
     }
 
     fn select_now(

@@ -39,6 +39,9 @@ pub enum SketchUse {
 pub enum Timing {
     /// By the step's own queries, while they wait.
     Now,
+    /// By the queries that a layer is expected to have, which are known before its own; by its own where they turn out to
+    /// differ, or come too soon.
+    Rehearsed,
     /// By the queries of the step before, ahead of time: nobody waits, and what a query turns to for the first time is missed
     /// unless it lies in a block that is attended anyway.
     Ahead,
@@ -58,8 +61,13 @@ pub struct IndexParameters {
     pub window: usize,
     /// First layers that attend to every token.
     pub dense_layers: usize,
+    /// Contexts of up to so many tokens are attended to whole, and nobody is asked.
+    pub dense_tokens: usize,
     /// By which queries keys are chosen.
     pub timing: Timing,
+    /// Tokens of a block that are attended to together, if one of them is chosen, by a device that need not attend to whole
+    /// blocks.
+    pub grain: usize,
     /// When codes are scanned.
     pub sketch: SketchUse,
     /// Bytes of a key's code; 0 stands for a measured default that depends on the size of a key.
@@ -97,7 +105,9 @@ impl Default for IndexParameters {
             sink: 4,
             window: 64,
             dense_layers: 2,
+            dense_tokens: 2048,
             timing: Timing::Now,
+            grain: 64,
             sketch: SketchUse::Always,
             code_bytes: 0,
             confidence: 1.25,
@@ -149,6 +159,11 @@ impl IndexParameters {
         check("top-k", self.top_k, (1..=TOKENS).contains(&self.top_k), "from 1 to 16777216")?;
         check("sink", self.sink, self.sink <= TOKENS, "at most 16777216")?;
         check("window", self.window, (1..=TOKENS).contains(&self.window), "from 1 to 16777216")?;
+        let dense = self.dense_tokens;
+        check("dense tokens", dense, dense <= TOKENS, "at most 16777216")?;
+        let grain = self.grain;
+        let of_block = grain.is_power_of_two() && grain <= 64;
+        check("grain", grain, of_block, "a power of two, at most 64")?;
         check("code bytes", self.code_bytes, self.code_bytes <= 64, "at most 64")?;
         let proposals = self.proposals;
         check("proposals", proposals, (1.0..=64.0).contains(&proposals), "from 1 to 64")?;

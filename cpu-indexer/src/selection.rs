@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use hindsight_protocol::records::token_mask;
+
 /// Where the middle of a context lies: the tokens between sink and window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Zones {
@@ -102,6 +104,54 @@ impl Selection {
     }
 }
 
+/// Masks of the tokens to be attended to in each block of a selection, in the order of its blocks.
+pub(crate) struct Masks<'a> {
+    zones: Zones,
+    block_tokens: usize,
+    /// Tokens that are attended to together.
+    grain: usize,
+    /// Chosen tokens of blocks to come.
+    tokens: &'a [u32],
+}
+
+impl<'a> Masks<'a> {
+    /// The masks of a selection that was made for `zones`: of `grain` tokens that lie together all, if one is attended to.
+    ///
+    /// # Panics
+    /// If `grain` is not a power of two.
+    pub(crate) fn new(
+        selection: &'a Selection,
+        zones: Zones,
+        block_tokens: usize,
+        grain: usize,
+    ) -> Self {
+        assert!(grain.is_power_of_two());
+        Self { zones, block_tokens, grain: grain.min(block_tokens), tokens: &selection.tokens }
+    }
+
+    /// Those of sink and window, and of the chosen tokens, in `block`, which follows the one asked for before.
+    pub(crate) fn of(&mut self, block: u32) -> u64 {
+        let start = block as usize * self.block_tokens;
+        let end = start + self.block_tokens;
+        let within = |position: usize| position.clamp(start, end) - start;
+        let Zones { tokens, sink, window } = self.zones;
+        let sink = within(sink).next_multiple_of(self.grain);
+        // Nothing of the window lies in a block that ends where it begins.
+        let window = within(window);
+        let window = if window < self.block_tokens { window & !(self.grain - 1) } else { window };
+        let always = token_mask(0, sink) | token_mask(window, self.block_tokens);
+        let inside = self.tokens.iter().take_while(|&&token| (token as usize) < end).count();
+        let (chosen, rest) = self.tokens.split_at(inside);
+        self.tokens = rest;
+        let grains = chosen.iter().fold(0, |mask, &token| {
+            let first = (token as usize - start) & !(self.grain - 1);
+            mask | token_mask(first, first + self.grain)
+        });
+        // A grain may reach beyond the text.
+        (always | grains) & token_mask(0, within(tokens))
+    }
+}
+
 /// A token or block number as it is stored.
 ///
 /// # Panics
@@ -136,6 +186,20 @@ mod tests {
             Selection { tokens: vec![17, 18, 40, 98], blocks: vec![9], ..Default::default() };
         selection.round_to_blocks(Zones { tokens: 130, sink: 4, window: 100 }, 16);
         assert_eq!(selection.blocks, [0, 1, 2, 6, 7, 8]);
+    }
+
+    #[test]
+    fn masks_hold_sink_window_and_tokens() {
+        let mut selection = Selection { tokens: vec![17, 18, 40, 98], ..Default::default() };
+        let zones = Zones { tokens: 130, sink: 4, window: 100 };
+        selection.round_to_blocks(zones, 16);
+        let masks = |grain| -> Vec<u64> {
+            let mut masks = Masks::new(&selection, zones, 16, grain);
+            selection.blocks.iter().map(|&block| masks.of(block)).collect()
+        };
+        assert_eq!(masks(1), [0xf, 0b110, 1 << 8, 0xfff4, 0xffff, 0b11]);
+        assert_eq!(masks(4), [0xf, 0xf, 0xf << 8, 0xffff, 0xffff, 0b11]);
+        assert_eq!(masks(64), [0xffff, 0xffff, 0xffff, 0xffff, 0xffff, 0b11]);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The indexer process: requests from the worker's ring in, selections out.
 
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use hindsight_protocol::arena::Arena;
 use hindsight_protocol::control::codec;
 use hindsight_protocol::control::messages::{Failure, FromIndexer, ToIndexer};
 use hindsight_protocol::geometry::KvDtype;
-use hindsight_protocol::profile::{Activity, Detail, Recorder};
+use hindsight_protocol::profile::{Activity, Detail, Moment, Recorder};
 use hindsight_protocol::records::{AttentionPolicy, Reply, Request, SelectedBlock};
 use hindsight_protocol::ring::{Patience, Receiver, RingFault, Sender};
 use hindsight_protocol::scheduling::{self, Priority};
@@ -21,7 +22,7 @@ use crate::kernels::Kernels;
 use crate::parameters::{IndexParameters, Timing};
 use crate::placement;
 use crate::residency::Placed;
-use crate::selection::Selection;
+use crate::selection::{Masks, Selection};
 use crate::store::{LayerState, Store, StoreError};
 
 type Message = ToIndexer<IndexParameters>;
@@ -85,6 +86,7 @@ fn start(control: &mut UnixStream, arena: OwnedFd) -> Result<(), Failure> {
         counters: &telemetry.indexer,
         arena: &arena,
         scratch: Scratch::default(),
+        expected: Expected::default(),
         audit: AuditTurn::default(),
         shares_core,
         recorder: Recorder::new(profile.as_deref())
@@ -149,6 +151,24 @@ struct Scratch {
     seed_queries: u64,
 }
 
+/// Work for a query that is expected, done head by head while nothing is asked.
+#[derive(Debug, Default)]
+struct Expected {
+    asked: Asked,
+    /// [heads, head_dim].
+    query: Vec<f32>,
+    /// The KV heads that are still to be answered for. Those before have been.
+    heads: Range<usize>,
+}
+
+/// One layer at the step of one token.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Asked {
+    sequence: u32,
+    layer: u32,
+    position: u64,
+}
+
 /// The serving loop's state.
 struct Indexer<'a> {
     store: Store<'a>,
@@ -156,6 +176,7 @@ struct Indexer<'a> {
     counters: &'a IndexerCounters,
     arena: &'a Arena,
     scratch: Scratch,
+    expected: Expected,
     audit: AuditTurn,
     shares_core: bool,
     recorder: Recorder,
@@ -167,6 +188,10 @@ impl Indexer<'_> {
         let elements = (geometry.heads * geometry.head_dim) as usize;
         let mut patience = Patience::default();
         while !ended.load(Ordering::Relaxed) {
+            if !self.expected.heads.is_empty() && !requests.has_record() {
+                self.rehearse()?;
+                continue;
+            }
             let record = requests.receive(patience).map_err(ring_broken)?;
             let Some(record) = record else { continue };
             let request = Request::decode(record, elements)
@@ -180,11 +205,17 @@ impl Indexer<'_> {
     /// How long to look out for what follows a request: in the midst of a step the next selection is due soon.
     fn patience_after(&self, request: &Request<'_>) -> Patience {
         let last_layer = self.arena.geometry().layers - 1;
-        let in_step = matches!(request, Request::Select { layer, .. } if *layer < last_layer);
+        let in_step = match request {
+            Request::Select { layer, .. } => *layer < last_layer,
+            Request::Rehearse { .. } => true,
+            _ => false,
+        };
         if self.shares_core && !in_step { SHARING } else { Patience::default() }
     }
 
     fn handle(&mut self, request: &Request<'_>) -> Result<(), Failure> {
+        // Heads that have not been rehearsed by now are not any more.
+        self.expected.heads.end = self.expected.heads.start;
         let outcome = match *request {
             Request::Open { sequence, policy, top_k } => self.store.open(sequence, policy, top_k),
             Request::Rewind { sequence, policy, top_k, tokens } => {
@@ -198,8 +229,13 @@ impl Indexer<'_> {
             Request::Seed { sequence, layer, remaining, position, query } => {
                 return self.seed(sequence, layer, remaining, position, query).map_err(rejected);
             }
-            Request::Select { sequence, layer, position, query } => {
-                return self.select(sequence, layer, position, query);
+            Request::Rehearse { sequence, layer, position, query } => {
+                let asked = Asked { sequence, layer, position };
+                return self.expect(asked, query).map_err(rejected);
+            }
+            Request::Select { sequence, layer, position, anew, query } => {
+                let asked = Asked { sequence, layer, position };
+                return self.select(asked, anew, query);
             }
         };
         let slab_bytes =
@@ -277,60 +313,69 @@ impl Indexer<'_> {
         Ok(())
     }
 
-    fn select(
-        &mut self,
-        sequence: u32,
-        layer: u32,
-        position: u64,
-        query: &[f32],
-    ) -> Result<(), Failure> {
+    /// Takes note of an expected query.
+    fn expect(&mut self, asked: Asked, query: &[f32]) -> Result<(), StoreError> {
+        let Asked { sequence, layer, position } = asked;
+        // All but the token's own key.
+        let heads = self.store.layer(sequence, layer, position)?.residency.len();
+        self.store.layer(sequence, layer, position.saturating_add(1))?;
+        self.expected.asked = asked;
+        self.expected.heads = 0..heads;
+        self.expected.query.clear();
+        self.expected.query.extend_from_slice(query);
+        Ok(())
+    }
+
+    /// Answers for the next KV head by the expected query.
+    fn rehearse(&mut self) -> Result<(), Failure> {
         let began = Instant::now();
+        let since = self.recorder.now();
+        let Expected { asked, query, heads } = &mut self.expected;
+        let (head, asked) = (heads.start, *asked);
+        let Asked { sequence, layer, position } = asked;
+        let state = self.store.layer(sequence, layer, position).map_err(rejected)?;
+        let selections = &mut self.scratch.selections;
+        selections.resize_with(state.residency.len(), Selection::default);
+        let per_head = query.len() / state.residency.len();
+        let query = &query[head * per_head..][..per_head];
+        let selection = &mut selections[head];
+        if state.index.rehearse(state.layer, head, state.view(head), query, selection) {
+            heads.start += 1;
+            self.answer(asked, head, true, since)?;
+        } else {
+            heads.end = head;
+        }
+        self.counters.select_ns.add(nanoseconds(began));
+        Ok(())
+    }
+
+    fn select(&mut self, asked: Asked, anew: bool, query: &[f32]) -> Result<(), Failure> {
+        let began = Instant::now();
+        let Asked { sequence, layer, position } = asked;
         let geometry = *self.arena.geometry();
-        let Scratch { blocks, selections, .. } = &mut self.scratch;
+        let Expected { asked: expected, heads, .. } = &mut self.expected;
+        let rehearsed = if *expected == asked { heads.start } else { 0 };
+        self.expected.heads = 0..0;
         let mut state =
             self.store.layer(sequence, layer, position.saturating_add(1)).map_err(rejected)?;
         let tokens = state.tokens;
         append(&mut state, tokens - 1);
-        selections.resize_with(state.residency.len(), Selection::default);
-        // A block that begins with the newest token is filled by the worker itself, so it never travels.
-        let block_tokens = geometry.block_tokens as usize;
-        let begun = (tokens % block_tokens == 1).then_some(tokens / block_tokens);
-        let per_head = query.len() / state.residency.len();
-        let counters = self.counters;
-        for (kv_head, (head, selection)) in (0..).zip(selections.iter_mut().enumerate()) {
+        let heads = state.residency.len();
+        let per_head = query.len() / heads;
+        self.scratch.selections.resize_with(heads, Selection::default);
+        let used = if anew { 0 } else { rehearsed };
+        self.counters.rehearsed.add(used as u64);
+        self.counters.misled.add((rehearsed - used) as u64);
+        for head in used..heads {
             let since = self.recorder.now();
-            let view = state.view(head);
+            let state = self.store.layer(sequence, layer, position + 1).map_err(rejected)?;
             let query = &query[head * per_head..][..per_head];
-            state.index.select(state.layer, head, view, query, selection);
-            blocks.clear();
-            let mut misses = 0;
-            let placed = |Placed { block, slot, miss }| {
-                let travels = miss && Some(block as usize) != begun;
-                misses += u64::from(travels);
-                blocks.push(SelectedBlock::new(block, slot, travels));
-            };
-            let evictions = state.residency[head]
-                .place(&selection.blocks, placed)
-                .map_err(|error| rejected(error.into()))?;
-            let reply = Reply::Selection { sequence, layer, kv_head, position, blocks };
-            send(&mut self.replies, &reply)?;
-            counters.evictions.add(evictions as u64);
-            counters.miss_blocks.add(misses);
-            counters.hit_blocks.add(blocks.len() as u64 - misses);
-            let bytes = misses * geometry.block_bytes() as u64;
-            counters.shipped_bytes.add(bytes);
-            count_effort(counters, selection);
-            let detail = Detail {
-                position,
-                layer: Some(layer),
-                kv_head: Some(kv_head),
-                bytes,
-                hit_blocks: count(blocks.len() as u64 - misses),
-                miss_blocks: count(misses),
-                repaired: selection.effort.repaired,
-            };
-            self.recorder.record(Activity::Select, since, detail);
+            let selection = &mut self.scratch.selections[head];
+            state.index.select(state.layer, head, state.view(head), query, selection);
+            selection.effort.repaired |= head < rehearsed;
+            self.answer(asked, head, false, since)?;
         }
+        let state = self.store.layer(sequence, layer, position + 1).map_err(rejected)?;
         let detail = Detail { position, layer: Some(layer), ..Detail::default() };
         if state.index.parameters().timing == Timing::Ahead {
             let since = self.recorder.now();
@@ -339,27 +384,85 @@ impl Indexer<'_> {
             }
             self.recorder.record(Activity::Prepare, since, detail);
         }
-        counters.select_ns.add(u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX));
+        self.counters.select_ns.add(nanoseconds(began));
         // The worker is busy with the answer: time for a look at how good it was.
         if let Some(head) = self.audit.turn(layer, position, &geometry) {
             let since = self.recorder.now();
             let query = &query[head * per_head..][..per_head];
             let view = state.view(head);
             let bytes = (view.tokens() * view.head_dim() * KvDtype::BYTES) as u64;
-            let audit = state.index.audit(view, query, &selections[head]);
-            counters.audits.add(1);
-            counters.audit_key_bytes.add(bytes);
-            counters.audit_recall.add(f64::from(audit.recall));
-            counters.audit_mass.add(f64::from(audit.mass));
+            let audit = state.index.audit(view, query, &self.scratch.selections[head]);
+            self.counters.audits.add(1);
+            self.counters.audit_key_bytes.add(bytes);
+            self.counters.audit_recall.add(f64::from(audit.recall));
+            self.counters.audit_mass.add(f64::from(audit.mass));
             let detail = Detail { kv_head: u32::try_from(head).ok(), bytes, ..detail };
             self.recorder.record(Activity::Audit, since, detail);
         }
         Ok(())
     }
 
+    /// Tells the worker what has been selected for a KV head, since a moment of the profile: for the query that was `expected`,
+    /// or its own.
+    fn answer(
+        &mut self,
+        asked: Asked,
+        head: usize,
+        expected: bool,
+        since: Moment,
+    ) -> Result<(), Failure> {
+        let Asked { sequence, layer, position } = asked;
+        let geometry = *self.arena.geometry();
+        let state = self.store.layer(sequence, layer, position + 1).map_err(rejected)?;
+        let tokens = state.tokens;
+        let (zones, grain) = (state.index.zones(tokens), state.index.parameters().grain);
+        let Scratch { blocks, selections, .. } = &mut self.scratch;
+        let selection = &selections[head];
+        // A block that begins with the newest token is filled by the worker itself, so it never travels.
+        let block_tokens = geometry.block_tokens as usize;
+        let begun = (tokens % block_tokens == 1).then_some(tokens / block_tokens);
+        let mut misses = 0;
+        let mut masks = Masks::new(selection, zones, block_tokens, grain);
+        blocks.clear();
+        let placed = |Placed { block, slot, miss }| {
+            let travels = miss && Some(block as usize) != begun;
+            misses += u64::from(travels);
+            blocks.push(SelectedBlock::new(block, slot, travels, masks.of(block)));
+        };
+        let evictions = state.residency[head]
+            .place(&selection.blocks, placed)
+            .map_err(|error| rejected(error.into()))?;
+        let kv_head = count(head as u64);
+        let reply = Reply::Selection { sequence, layer, kv_head, position, expected, blocks };
+        send(&mut self.replies, &reply)?;
+        let counters = self.counters;
+        counters.evictions.add(evictions as u64);
+        counters.miss_blocks.add(misses);
+        counters.hit_blocks.add(blocks.len() as u64 - misses);
+        let bytes = misses * geometry.block_bytes() as u64;
+        counters.shipped_bytes.add(bytes);
+        count_effort(counters, selection);
+        let detail = Detail {
+            position,
+            layer: Some(layer),
+            kv_head: Some(kv_head),
+            bytes,
+            hit_blocks: count(blocks.len() as u64 - misses),
+            miss_blocks: count(misses),
+            repaired: selection.effort.repaired,
+        };
+        self.recorder.record(Activity::Select, since, detail);
+        Ok(())
+    }
+
     fn reply(&mut self, reply: &Reply<'_>) -> Result<(), Failure> {
         send(&mut self.replies, reply)
     }
+}
+
+/// Nanoseconds since a moment.
+fn nanoseconds(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// A number of blocks of one head.

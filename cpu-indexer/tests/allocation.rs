@@ -74,8 +74,14 @@ fn steps_allocate_nothing() {
         for (step, queries) in queries.iter().enumerate() {
             let tokens = PROMPT + step + 1;
             let view = text.cache.head(0, 0, tokens);
+            // Every other step is rehearsed; the true query then asks for nothing more.
+            let expected = text.cache.head(0, 0, tokens - 1);
+            let rehearsed = step % 2 == 0 && index.rehearse(0, 0, expected, queries, &mut out);
+            assert_eq!(rehearsed, step % 2 == 0 && policy == Policy::Lfps);
             index.append(0, 0, view, tokens - 1..tokens);
-            index.select(0, 0, view, queries, &mut out);
+            if !rehearsed {
+                index.select(0, 0, view, queries, &mut out);
+            }
             evictions += residency.place(&out.blocks, |_| {}).unwrap();
         }
         assert_eq!(ALLOCATIONS.get() - before, 0, "{policy} {sketch:?}");

@@ -4,7 +4,7 @@ mod synthetic;
 
 use hindsight_cpu_indexer::Index;
 use hindsight_cpu_indexer::kernels::{Isa, Kernels};
-use hindsight_cpu_indexer::parameters::{IndexParameters, Policy, SketchUse};
+use hindsight_cpu_indexer::parameters::{IndexParameters, Policy, SketchUse, Timing};
 use hindsight_cpu_indexer::selection::Selection;
 use hindsight_protocol::geometry::KvDtype;
 use proptest::prelude::*;
@@ -176,4 +176,52 @@ fn dense_layers_attend_to_every_block() {
     index.select(0, 0, text.cache.head(0, 0, 500), &text.queries(1, 1)[0], &mut out);
     assert_eq!(out.blocks.len(), 32);
     assert!(index.is_dense(0) && !index.is_dense(1));
+}
+
+#[test]
+fn a_rehearsal_selects_from_what_is_there_for_the_token_that_comes() {
+    const PROMPT: usize = 1500;
+    let text = Text::new(PROMPT + 40, KvDtype::F16, 8);
+    let parameters = IndexParameters { top_k: 100, ..IndexParameters::default() };
+    let mut index = index(&text, PROMPT, Kernels::detect(), Policy::Lfps, parameters.clone(), true);
+    let mut other = index.clone();
+    let (mut rehearsed, mut out) = (Selection::default(), Selection::default());
+    for (step, queries) in text.queries(40, 4).iter().enumerate() {
+        let tokens = PROMPT + step;
+        // The token's own key is not read: a view that ends before it does not have it.
+        let before = text.cache.head(0, 0, tokens);
+        assert!(index.rehearse(0, 0, before, queries, &mut rehearsed));
+        other.select(0, 0, before, queries, &mut out);
+        assert_eq!(rehearsed.tokens, out.tokens);
+        assert_well_formed(&index, tokens + 1, &rehearsed);
+        // But its block is part of the selection.
+        let newest = u32::try_from(tokens / before.block_tokens()).unwrap();
+        assert_eq!(rehearsed.blocks.last(), Some(&newest));
+        for index in [&mut index, &mut other] {
+            index.append(0, 0, text.cache.head(0, 0, tokens + 1), tokens..tokens + 1);
+        }
+    }
+}
+
+#[test]
+fn nothing_is_rehearsed_where_nothing_is_chosen_or_a_choice_is_dear() {
+    let text = Text::new(1500, KvDtype::F16, 8);
+    let queries = text.queries(1, 4).concat();
+    let view = text.cache.head(0, 0, 1500);
+    let few = IndexParameters { top_k: 100, ..IndexParameters::default() };
+    let now = IndexParameters { timing: Timing::Now, ..few.clone() };
+    let all = IndexParameters { top_k: 1500, ..few.clone() };
+    let cases = [
+        (Policy::Exact, few.clone(), true),
+        (Policy::Lfps, now, true),
+        (Policy::Lfps, all, true),
+        // No codes have been learned.
+        (Policy::Lfps, few, false),
+    ];
+    for (policy, parameters, seeded) in cases {
+        let mut index = index(&text, 1500, Kernels::detect(), policy, parameters, seeded);
+        let mut out = Selection::default();
+        assert!(!index.rehearse(0, 0, view, &queries, &mut out));
+        assert!(out.blocks.is_empty());
+    }
 }

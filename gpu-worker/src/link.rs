@@ -3,7 +3,9 @@
 use std::time::{Duration, Instant};
 
 use hindsight_protocol::arena::Arena;
-use hindsight_protocol::records::{RecordError, Refusal, Reply, Request, SelectedBlock};
+use hindsight_protocol::records::{
+    RecordError, Refusal, Reply, Request, SelectedBlock, token_mask,
+};
 use hindsight_protocol::ring::{Patience, Receiver, RingFault, Sender};
 
 /// How long the indexer may stay silent. A dead one is noticed by the launcher much earlier.
@@ -48,6 +50,9 @@ pub struct IndexerLink<'a> {
     requests: Sender<'a>,
     replies: Receiver<'a>,
     block_tokens: usize,
+    kv_heads: u32,
+    /// Answers to expected queries that are to be passed over, at most.
+    stale: u32,
 }
 
 impl<'a> IndexerLink<'a> {
@@ -58,6 +63,8 @@ impl<'a> IndexerLink<'a> {
             requests: arena.query_ring().producer(),
             replies: arena.selection_ring().consumer(),
             block_tokens: arena.geometry().block_tokens as usize,
+            kv_heads: arena.geometry().kv_heads,
+            stale: 0,
         }
     }
 
@@ -88,10 +95,22 @@ impl<'a> IndexerLink<'a> {
         })
     }
 
-    /// Waits for the blocks that one KV head attends to, after [`Request::Select`] has been sent; KV heads are answered in
-    /// their order. Fills `blocks`.
+    /// Asks for the blocks of every KV head of a layer; [`IndexerLink::selection`] takes the answers. Those to an expected
+    /// query, if there are any, are passed over if every head is to be answered for `anew`.
     ///
-    /// Nothing of the answer is used before it has been checked: blocks are ascending, exist, and end with the token's own.
+    /// # Errors
+    /// As [`IndexerLink::tell`].
+    pub fn select(&mut self, place: Place, anew: bool, query: &[f32]) -> Result<(), LinkError> {
+        let Place { sequence, layer, position, .. } = place;
+        self.stale = if anew { self.kv_heads } else { 0 };
+        self.tell(&Request::Select { sequence, layer, position, anew, query })
+    }
+
+    /// Waits for the blocks that one KV head attends to, after [`IndexerLink::select`]; KV heads are answered in their order.
+    /// Fills `blocks`.
+    ///
+    /// Nothing of the answer is used before it has been checked: blocks are ascending, exist, and end with the token's own;
+    /// of each some tokens are attended to, which exist, and of the last the newest.
     ///
     /// # Errors
     /// [`LinkError`].
@@ -100,19 +119,33 @@ impl<'a> IndexerLink<'a> {
         place: Place,
         blocks: &mut Vec<SelectedBlock>,
     ) -> Result<(), LinkError> {
-        let last_block = place.position / self.block_tokens as u64;
-        self.reply(|reply| match reply {
-            Reply::Selection { sequence, layer, kv_head, position, blocks: selected }
-                if place == (Place { sequence, layer, kv_head, position }) =>
-            {
-                check_blocks(selected, last_block)?;
-                blocks.clear();
-                blocks.extend_from_slice(selected);
-                Ok(())
+        let block_tokens = self.block_tokens;
+        let Place { sequence: of_sequence, layer: of_layer, position: at, .. } = place;
+        loop {
+            let passes_over = self.stale > 0;
+            let taken = self.reply(|reply| match reply {
+                Reply::Selection { sequence, layer, position, expected: true, .. }
+                    if passes_over
+                        && (sequence, layer, position) == (of_sequence, of_layer, at) =>
+                {
+                    Ok(false)
+                }
+                Reply::Selection {
+                    sequence, layer, kv_head, position, blocks: selected, ..
+                } if place == (Place { sequence, layer, kv_head, position }) => {
+                    check_blocks(selected, place.position, block_tokens)?;
+                    blocks.clear();
+                    blocks.extend_from_slice(selected);
+                    Ok(true)
+                }
+                Reply::Refused(refusal) => Err(refusal.into()),
+                other => Err(LinkError::Answer(format!("asked about {place:?}, got {other:?}"))),
+            })?;
+            if taken {
+                return Ok(());
             }
-            Reply::Refused(refusal) => Err(refusal.into()),
-            other => Err(LinkError::Answer(format!("asked about {place:?}, got {other:?}"))),
-        })
+            self.stale -= 1;
+        }
     }
 
     fn reply<R>(
@@ -131,13 +164,26 @@ impl<'a> IndexerLink<'a> {
     }
 }
 
-fn check_blocks(blocks: &[SelectedBlock], last_block: u64) -> Result<(), LinkError> {
+fn check_blocks(
+    blocks: &[SelectedBlock],
+    position: u64,
+    block_tokens: usize,
+) -> Result<(), LinkError> {
+    let last_block = position / block_tokens as u64;
     let ascending = blocks.windows(2).all(|pair| pair[0].block < pair[1].block);
     let complete = blocks.last().is_some_and(|last| u64::from(last.block) == last_block);
-    if ascending && complete {
+    if !(ascending && complete) {
+        return Err(LinkError::Answer(format!("blocks that are not ascending up to {last_block}")));
+    }
+    let beyond = !token_mask(0, block_tokens);
+    let newest = 1_u64 << (position % block_tokens as u64);
+    let unwritten = !(newest | (newest - 1));
+    let sound = blocks.iter().all(|selected| selected.tokens != 0 && selected.tokens & beyond == 0)
+        && blocks.last().is_some_and(|last| last.tokens & (newest | unwritten) == newest);
+    if sound {
         Ok(())
     } else {
-        Err(LinkError::Answer(format!("blocks that are not ascending up to {last_block}")))
+        Err(LinkError::Answer("tokens that their block has not".to_owned()))
     }
 }
 
@@ -165,11 +211,16 @@ mod tests {
 
     /// What the worker makes of an indexer that answers about `answered` with `blocks` when asked about [`PLACE`].
     fn selected(blocks: &[u32], answered: Place) -> Result<usize, LinkError> {
-        let arena = arena();
         let blocks: Vec<_> =
-            blocks.iter().map(|&block| SelectedBlock::new(block, 0, false)).collect();
+            blocks.iter().map(|&block| SelectedBlock::new(block, 0, false, 0xffff)).collect();
+        selected_of(&blocks, answered)
+    }
+
+    /// What the worker makes of these blocks.
+    fn selected_of(blocks: &[SelectedBlock], answered: Place) -> Result<usize, LinkError> {
+        let arena = arena();
         let Place { sequence, layer, kv_head, position } = answered;
-        Reply::Selection { sequence, layer, kv_head, position, blocks: &blocks }
+        Reply::Selection { sequence, layer, kv_head, position, expected: false, blocks }
             .encode(|parts| arena.selection_ring().producer().send(parts, Patience::default()))
             .unwrap();
         let mut selection = Vec::new();
@@ -187,6 +238,55 @@ mod tests {
         for blocks in [&[0, 4][..], &[0, 3, 3], &[3, 2], &[0, 2], &[]] {
             assert!(matches!(selected(blocks, PLACE), Err(LinkError::Answer(_))), "{blocks:?}");
         }
+    }
+
+    #[test]
+    fn tokens_that_are_none_or_not_in_their_block_or_without_the_newest_are_refused() {
+        let at = |position| Place { position, ..PLACE };
+        let blocks = |first, last| {
+            [(1, first), (3, last)]
+                .map(|(block, tokens)| SelectedBlock::new(block, 0, false, tokens))
+        };
+        let (newest, all) = (1 << 15, 0xffff);
+        assert_eq!(selected_of(&blocks(1, newest), PLACE), Ok(2));
+        for [first, last] in
+            [[0, all], [1 << 16, all], [1, 0], [1, newest | 1 << 16], [1, all >> 1]]
+        {
+            let answer = selected_of(&blocks(first, last), PLACE);
+            assert!(matches!(answer, Err(LinkError::Answer(_))), "{first:x} {last:x}");
+        }
+        // The question was about the token at 63; one at 60 sees no tokens after it.
+        let link_of = |tokens| check_blocks(&blocks(1, tokens), at(60).position, 16);
+        assert_eq!(link_of(1 << 12), Ok(()));
+        assert!(link_of(1 << 12 | 1 << 13).is_err());
+    }
+
+    /// What the worker takes for [`PLACE`], when answers to an expected query came first.
+    fn taken(anew: bool, expected: &[u32]) -> Result<u32, LinkError> {
+        let arena = arena();
+        let ring = arena.selection_ring();
+        let mut replies = ring.producer();
+        let Place { sequence, layer, position, .. } = PLACE;
+        let flags = expected.iter().map(|&head| (head, true)).chain([(PLACE.kv_head, false)]);
+        for (kv_head, expected) in flags {
+            let blocks = [SelectedBlock::new(3, u32::from(expected), false, 0xffff)];
+            Reply::Selection { sequence, layer, kv_head, position, expected, blocks: &blocks }
+                .encode(|parts| replies.send(parts, Patience::default()))?;
+        }
+        let mut link = IndexerLink::new(&arena);
+        link.select(PLACE, anew, &[0.0; 32])?;
+        let mut blocks = Vec::new();
+        link.selection(PLACE, &mut blocks)?;
+        Ok(blocks[0].slot())
+    }
+
+    #[test]
+    fn answers_to_an_expected_query_are_taken_unless_the_query_turned_out_another() {
+        assert_eq!(taken(false, &[1]), Ok(1));
+        assert_eq!(taken(true, &[0, 1]), Ok(0));
+        assert_eq!(taken(true, &[]), Ok(0));
+        // More than there are heads.
+        assert!(taken(true, &[0, 1, 0]).is_err());
     }
 
     #[test]

@@ -13,9 +13,10 @@ use hindsight_protocol::control::messages::{Failure, FromWorker, Generate, Score
 use hindsight_protocol::device::Device;
 use hindsight_protocol::geometry::Geometry;
 use hindsight_protocol::profile::Recorder;
+use hindsight_protocol::records::AttentionPolicy;
 use hindsight_protocol::telemetry::TelemetryPage;
 
-use crate::attention::arena::ArenaAttention;
+use crate::attention::arena::{ArenaAttention, Plan};
 use crate::device::{Backend, Demand, DeviceError};
 use crate::engine::{Engine, EngineError, Event};
 use crate::model::{ModelConfig, Transformer};
@@ -37,6 +38,8 @@ struct Start {
     cache_blocks: u32,
     threads: Threads,
     dense_layers: u32,
+    dense_tokens: u64,
+    rehearses: bool,
     prompt_queries: u32,
     telemetry: String,
     profile: Option<std::path::PathBuf>,
@@ -69,6 +72,8 @@ fn serve(control: &mut UnixStream, arena: OwnedFd) -> Result<(), Failure> {
         decode_cores,
         lent_core,
         dense_layers,
+        dense_tokens,
+        rehearses,
         prompt_queries,
         telemetry,
         profile,
@@ -83,6 +88,8 @@ fn serve(control: &mut UnixStream, arena: OwnedFd) -> Result<(), Failure> {
         cache_blocks,
         threads,
         dense_layers,
+        dense_tokens,
+        rehearses,
         prompt_queries,
         telemetry,
         profile,
@@ -149,15 +156,15 @@ fn work(
     let attention = ArenaAttention::new(&arena, device, counters, recorder);
     let capacity =
         usize::try_from(arena.layout().config().capacity_tokens).map_err(Failure::internal)?;
-    let mut engine = Engine::new(
-        &model,
-        attention,
-        &pools,
-        counters,
-        capacity,
-        start.dense_layers as usize,
-        start.prompt_queries as usize,
-    );
+    let plan = Plan {
+        policy: AttentionPolicy::Full,
+        top_k: 0,
+        dense_layers: start.dense_layers as usize,
+        prompt_queries: start.prompt_queries as usize,
+        dense_tokens: usize::try_from(start.dense_tokens).unwrap_or(usize::MAX),
+        rehearses: start.rehearses,
+    };
+    let mut engine = Engine::new(&model, attention, &pools, counters, capacity, plan);
     codec::write(control, &FromWorker::Ready).map_err(Failure::internal)?;
     while let Ok(task) = requests.recv() {
         cancelled.store(false, Ordering::Relaxed);

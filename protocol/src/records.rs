@@ -156,8 +156,21 @@ pub enum Request<'a> {
         /// Its queries after RoPE: [heads, head_dim].
         query: &'a [f32],
     },
+    /// The query that a decode step's token is expected to have in a layer that the worker has yet to come to. Everything
+    /// before the token is in the arena, its own key is not. Answered like [`Request::Select`], for as many KV heads as the
+    /// indexer comes to before it sees the [`Request::Select`] of the same token and layer, which must follow; maybe none.
+    Rehearse {
+        /// The sequence.
+        sequence: u32,
+        /// The layer.
+        layer: u32,
+        /// Position of the token.
+        position: u64,
+        /// Its expected queries after RoPE: [heads, head_dim].
+        query: &'a [f32],
+    },
     /// A decode step's query; the token's key and value are in the arena. Answered by a [`Reply::Selection`] for each KV
-    /// head, in their order.
+    /// head, in their order, but for those that [`Request::Rehearse`] has been answered for.
     Select {
         /// The sequence.
         sequence: u32,
@@ -165,6 +178,8 @@ pub enum Request<'a> {
         layer: u32,
         /// Position of the token.
         position: u64,
+        /// Whether what was answered to the expected query is of no use: every KV head is answered for anew.
+        anew: bool,
         /// Its queries after RoPE: [heads, head_dim].
         query: &'a [f32],
     },
@@ -177,6 +192,7 @@ const APPENDED: u32 = 4;
 const SEED: u32 = 5;
 const SELECT: u32 = 6;
 const REWIND: u32 = 7;
+const REHEARSE: u32 = 8;
 
 impl<'a> Request<'a> {
     /// Encodes the record as a header and a payload, and hands both to `send`.
@@ -199,8 +215,11 @@ impl<'a> Request<'a> {
             Self::Seed { sequence, layer, remaining, position, query } => {
                 (header(SEED, sequence, layer, remaining, position, 1), query)
             }
-            Self::Select { sequence, layer, position, query } => {
-                (header(SELECT, sequence, layer, 0, position, 1), query)
+            Self::Rehearse { sequence, layer, position, query } => {
+                (header(REHEARSE, sequence, layer, 0, position, 1), query)
+            }
+            Self::Select { sequence, layer, position, anew, query } => {
+                (header(SELECT, sequence, layer, u32::from(anew), position, 1), query)
             }
         };
         send(&[header.as_bytes(), payload.as_bytes()])
@@ -215,7 +234,8 @@ impl<'a> Request<'a> {
         let bad_length = RecordError::Length { length };
         let (header, payload) = Header::read_from_prefix(record).map_err(|_| bad_length.clone())?;
         let query = <[f32]>::ref_from_bytes(payload).map_err(|_| bad_length.clone())?;
-        let expected = if matches!(header.kind, SEED | SELECT) { query_elements } else { 0 };
+        let expected =
+            if matches!(header.kind, SEED | SELECT | REHEARSE) { query_elements } else { 0 };
         if query.len() != expected {
             return Err(bad_length);
         }
@@ -231,7 +251,11 @@ impl<'a> Request<'a> {
             CLOSE => Self::Close { sequence },
             APPENDED => Self::Appended { sequence, layer, position, tokens },
             SEED => Self::Seed { sequence, layer, remaining: detail, position, query },
-            SELECT => Self::Select { sequence, layer, position, query },
+            REHEARSE => Self::Rehearse { sequence, layer, position, query },
+            SELECT => {
+                let anew = flag("anew", detail.into())?;
+                Self::Select { sequence, layer, position, anew, query }
+            }
             kind => return Err(RecordError::Kind(kind)),
         })
     }
@@ -245,19 +269,25 @@ pub struct SelectedBlock {
     pub block: u32,
     /// Slot of the worker's block cache, and in the top bit whether the block must travel there first.
     slot: u32,
+    /// Which of the block's tokens are attended to, the first in the lowest bit. A device that attends to whole blocks
+    /// leaves them out of account.
+    pub tokens: u64,
 }
 
 impl SelectedBlock {
     const MISS: u32 = 1 << 31;
 
-    /// A block that lies, or must be put, in `slot`.
+    /// The most tokens that a block may hold.
+    pub const MOST_TOKENS: usize = u64::BITS as usize;
+
+    /// A block that lies, or must be put, in `slot`, of which `tokens` are attended to.
     ///
     /// # Panics
     /// If `slot` is 2³¹ or more.
     #[must_use]
-    pub const fn new(block: u32, slot: u32, miss: bool) -> Self {
+    pub const fn new(block: u32, slot: u32, miss: bool, tokens: u64) -> Self {
         assert!(slot < Self::MISS);
-        Self { block, slot: if miss { slot | Self::MISS } else { slot } }
+        Self { block, slot: if miss { slot | Self::MISS } else { slot }, tokens }
     }
 
     /// Slot of the worker's block cache.
@@ -271,6 +301,19 @@ impl SelectedBlock {
     pub const fn is_miss(self) -> bool {
         self.slot & Self::MISS != 0
     }
+}
+
+/// The bits of the tokens `start..end` of a block.
+///
+/// # Panics
+/// If `end` is more than 64.
+#[must_use]
+pub const fn token_mask(start: usize, end: usize) -> u64 {
+    assert!(end <= SelectedBlock::MOST_TOKENS);
+    if start >= end {
+        return 0;
+    }
+    (u64::MAX >> (SelectedBlock::MOST_TOKENS - (end - start))) << start
 }
 
 /// What the indexer answers.
@@ -290,6 +333,8 @@ pub enum Reply<'a> {
         kv_head: u32,
         /// Position of the token whose query was asked.
         position: u64,
+        /// Whether it was made for the query that was expected.
+        expected: bool,
         /// Its blocks, ascending.
         blocks: &'a [SelectedBlock],
     },
@@ -338,8 +383,9 @@ impl<'a> Reply<'a> {
                 };
                 send(&[header(REFUSED, 0, 0, code, first, second).as_bytes()])
             }
-            Self::Selection { sequence, layer, kv_head, position, blocks } => {
-                let header = header(SELECTION, sequence, layer, kv_head, position, 0);
+            Self::Selection { sequence, layer, kv_head, position, expected, blocks } => {
+                let header =
+                    header(SELECTION, sequence, layer, kv_head, position, u64::from(expected));
                 send(&[header.as_bytes(), blocks.as_bytes()])
             }
         }
@@ -367,10 +413,20 @@ impl<'a> Reply<'a> {
             SELECTION => {
                 let blocks =
                     <[SelectedBlock]>::ref_from_bytes(payload).map_err(|_| bad_length())?;
-                Ok(Self::Selection { sequence, layer, kv_head: detail, position, blocks })
+                let expected = flag("expected", tokens)?;
+                Ok(Self::Selection { sequence, layer, kv_head: detail, position, expected, blocks })
             }
             kind => Err(RecordError::Kind(kind)),
         }
+    }
+}
+
+/// What is yes or no, as it travels.
+fn flag(field: &'static str, value: u64) -> Result<bool, RecordError> {
+    match value {
+        0 => Ok(false),
+        1 => Ok(true),
+        _ => Err(RecordError::Field { field, value }),
     }
 }
 
@@ -409,7 +465,9 @@ mod tests {
             Request::Close { sequence: 3 },
             Request::Appended { sequence: 3, layer: 29, position: 512, tokens: 256 },
             Request::Seed { sequence: 3, layer: 1, remaining: 2, position: 7, query: &query },
-            Request::Select { sequence: 3, layer: 1, position: 8, query: &query },
+            Request::Rehearse { sequence: 3, layer: 2, position: 8, query: &query },
+            Request::Select { sequence: 3, layer: 1, position: 8, anew: false, query: &query },
+            Request::Select { sequence: 3, layer: 1, position: 8, anew: true, query: &query },
         ];
         for request in requests {
             request.encode(|parts| {
@@ -421,17 +479,16 @@ mod tests {
     #[test]
     fn replies_come_back_as_they_were_sent() {
         let blocks = [
-            SelectedBlock::new(0, 5, false),
-            SelectedBlock::new(9, 6, true),
-            SelectedBlock::new(0, 0, true),
+            SelectedBlock::new(0, 5, false, 0xffff),
+            SelectedBlock::new(9, 6, true, 1 << 63),
+            SelectedBlock::new(0, 0, true, 0),
         ];
         let refusal = Refusal::ArenaFull { asked: 9, available: 8 };
-        let replies = [
-            Reply::Done,
-            Reply::Refused(refusal),
-            Reply::Selection { sequence: 1, layer: 2, kv_head: 7, position: 3, blocks: &blocks },
-            Reply::Selection { sequence: 1, layer: 2, kv_head: 7, position: 3, blocks: &[] },
-        ];
+        fn selection(expected: bool, blocks: &[SelectedBlock]) -> Reply<'_> {
+            Reply::Selection { sequence: 1, layer: 2, kv_head: 7, position: 3, expected, blocks }
+        }
+        let replies =
+            [Reply::Done, Reply::Refused(refusal), selection(true, &blocks), selection(false, &[])];
         for reply in replies {
             reply.encode(|parts| {
                 with_copy(parts, |record| assert_eq!(Reply::decode(record), Ok(reply)));
@@ -440,10 +497,25 @@ mod tests {
         assert!(blocks[1].is_miss() && blocks[1].slot() == 6);
     }
 
+    #[test]
+    fn what_is_neither_yes_nor_no_is_refused() {
+        let record = |kind, detail, tokens| header(kind, 0, 0, detail, 0, tokens);
+        let select = Request::decode(record(SELECT, 2, 1).as_bytes(), 0).map(|_| ());
+        assert_eq!(select, Err(RecordError::Field { field: "anew", value: 2 }));
+        let selection = Reply::decode(record(SELECTION, 0, 2).as_bytes()).map(|_| ());
+        assert_eq!(selection, Err(RecordError::Field { field: "expected", value: 2 }));
+    }
+
+    #[test]
+    fn masks_hold_the_tokens_of_a_range() {
+        assert_eq!([token_mask(0, 0), token_mask(5, 5), token_mask(0, 64)], [0, 0, u64::MAX]);
+        assert_eq!([token_mask(2, 5), token_mask(63, 64)], [0b11100, 1 << 63]);
+    }
+
     proptest! {
         /// Bytes from a hostile peer decode to a record or an error, never to a panic.
         #[test]
-        fn any_bytes_decode_or_fail(bytes in prop::collection::vec(any::<u8>(), 0..128), kind in 0..8_u32) {
+        fn any_bytes_decode_or_fail(bytes in prop::collection::vec(any::<u8>(), 0..128), kind in 0..=REHEARSE) {
             with_copy(&[&kind.to_le_bytes(), &bytes], |record| {
                 let _ = Request::decode(record, 4);
                 let _ = Reply::decode(record);

@@ -71,6 +71,10 @@ pub struct IndexerCounters {
     pub shipped_bytes: Counter,
     /// Selections that the drift signal had repaired by a wider search.
     pub repairs: Counter,
+    /// Selections that an expected query made and the true one used.
+    pub rehearsed: Counter,
+    /// Selections that an expected query made and the true one was too far from, so that keys were chosen anew.
+    pub misled: Counter,
     /// Prompt queries learned from.
     pub seeds: Counter,
     /// Nanoseconds spent on selections.
@@ -101,6 +105,8 @@ pub struct WorkerCounters {
     pub waiting_ns: Counter,
     /// Nanoseconds spent choosing tokens.
     pub sampling_ns: Counter,
+    /// Decode steps that attended to every key, though keys are selected in longer contexts.
+    pub dense_steps: Counter,
     /// Nanoseconds of decode steps in all.
     pub decode_ns: Counter,
     /// Times that a helping thread lost its core in the midst of a task, and decode went on with fewer threads for a while.

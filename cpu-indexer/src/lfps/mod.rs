@@ -146,6 +146,11 @@ impl Lfps {
         }
     }
 
+    /// Whether candidates can be had for the queries of `head` without a scan of all keys.
+    pub(crate) fn is_ready(&self, head: &LfpsHead) -> bool {
+        self.parameters.sketch == SketchUse::Never || head.sketch.is_some()
+    }
+
     /// Codes keys that are new in `view`.
     pub(crate) fn append(&mut self, head: &mut LfpsHead, view: HeadBlocks<'_>) {
         let needed = self.zones(view.tokens()).window;

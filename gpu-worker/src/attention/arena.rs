@@ -1,5 +1,6 @@
 //! Attention over the arena: keys and values go in, the blocks that the policy names are attended on the device.
 
+use std::error::Error;
 use std::time::{Duration, Instant};
 
 use candle_core::Tensor;
@@ -50,7 +51,17 @@ pub struct Plan {
     pub dense_layers: usize,
     /// How many of the last prompt queries the indexer is shown.
     pub prompt_queries: usize,
+    /// Contexts of up to so many tokens attend to every key, and the indexer is only told of them.
+    pub dense_tokens: usize,
+    /// Whether the indexer is told, with LFPS, which queries to expect.
+    pub rehearses: bool,
 }
+
+/// Mean cosine of a KV head's expected and true queries below which what the expected ones chose is not used.
+const LEAST_ALIKE: f32 = 0.85;
+
+/// Decoded tokens that the indexer may not know of yet: telling it of each would wake it at every layer.
+const MOST_UNTOLD: usize = 64;
 
 /// Attention of one sequence whose keys and values live in the arena.
 #[derive(Debug)]
@@ -62,9 +73,13 @@ pub struct ArenaAttention<'a> {
     slabs: Vec<u32>,
     plan: Plan,
     phase: Phase,
+    /// Tokens at the end of the text that the indexer has not been told of.
+    untold: usize,
     pub(crate) recorder: Recorder,
     /// Queries on their way to the indexer.
     queries: Vec<f32>,
+    /// Queries that the indexer was told to expect in the layer that comes next; empty if it was not.
+    expected: Vec<f32>,
 }
 
 impl<'a> ArenaAttention<'a> {
@@ -76,8 +91,14 @@ impl<'a> ArenaAttention<'a> {
         counters: &'a WorkerCounters,
         recorder: Recorder,
     ) -> Self {
-        let plan =
-            Plan { policy: AttentionPolicy::Full, top_k: 0, dense_layers: 0, prompt_queries: 0 };
+        let plan = Plan {
+            policy: AttentionPolicy::Full,
+            top_k: 0,
+            dense_layers: 0,
+            prompt_queries: 0,
+            dense_tokens: 0,
+            rehearses: false,
+        };
         Self {
             arena,
             link: IndexerLink::new(arena),
@@ -86,8 +107,10 @@ impl<'a> ArenaAttention<'a> {
             slabs: Vec::new(),
             plan,
             phase: Phase::Decode,
+            untold: 0,
             recorder,
             queries: Vec::new(),
+            expected: Vec::new(),
         }
     }
 
@@ -128,6 +151,8 @@ impl<'a> ArenaAttention<'a> {
         self.device.open(&self.slabs, kept)?;
         self.device.record_timeline(&mut self.recorder)?;
         self.plan = plan;
+        self.untold = 0;
+        self.expected.clear();
         self.phase = Phase::Prefill { prompt_tokens };
         Ok(())
     }
@@ -145,6 +170,10 @@ impl<'a> ArenaAttention<'a> {
         self.device.settle()?;
         self.count_overflows(None);
         self.device.record_timeline(&mut self.recorder)?;
+        if self.untold >= MOST_UNTOLD || (self.untold > 0 && !self.is_short(tokens)) {
+            self.tell_appended(tokens - self.untold, tokens)?;
+            self.untold = 0;
+        }
         Ok(self.arena.tables().publish(SEQUENCE, tokens as u64)?)
     }
 
@@ -160,20 +189,30 @@ impl<'a> ArenaAttention<'a> {
     ) -> Result<(), ArenaAttentionError> {
         self.device.stretch(tokens, stretched_to)?;
         self.publish(stretched_to)?;
-        for layer in 0..self.arena.geometry().layers as usize {
-            if !self.selects(layer) {
-                continue;
-            }
-            self.link.tell(&Request::Appended {
-                sequence: SEQUENCE,
-                layer: index(layer),
-                position: tokens as u64,
-                tokens: (stretched_to - tokens) as u64,
-            })?;
-        }
+        self.tell_appended(tokens, stretched_to)?;
         // Requests are dealt with in their order: when this one is answered, the index knows all keys.
         let held = stretched_to as u64;
         Ok(self.link.ask(&Request::Reserve { sequence: SEQUENCE, tokens: held })?)
+    }
+
+    /// Tells the indexer of the tokens `start..end`, in all layers that it selects for.
+    fn tell_appended(&mut self, start: usize, end: usize) -> Result<(), LinkError> {
+        for layer in 0..self.arena.geometry().layers as usize {
+            if self.selects(layer) {
+                self.link.tell(&Request::Appended {
+                    sequence: SEQUENCE,
+                    layer: index(layer),
+                    position: start as u64,
+                    tokens: (end - start) as u64,
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the token at the position `start` attends to every key, for there are few.
+    const fn is_short(&self, start: usize) -> bool {
+        start < self.plan.dense_tokens
     }
 
     /// Whether the indexer selects the blocks of `layer`.
@@ -244,12 +283,18 @@ impl<'a> ArenaAttention<'a> {
     /// Attends one token's queries.
     fn decode(&mut self, chunk: Chunk, q: &Tensor) -> Result<Tensor, ArenaAttentionError> {
         let began = Instant::now();
-        let (out, waited) = if self.selects(chunk.layer) {
+        let selects = self.selects(chunk.layer);
+        let (out, waited) = if selects && !self.is_short(chunk.start) {
             self.attend_selected(chunk, q)?
         } else {
             let since = self.recorder.now();
             let out = self.device.attend_all(chunk, q)?;
             self.recorder.record(Activity::Attend, since, chunk.detail());
+            let is_last = chunk.layer + 1 == self.arena.geometry().layers as usize;
+            if selects && is_last {
+                self.untold += 1;
+                self.counters.dense_steps.add(1);
+            }
             (out, Duration::ZERO)
         };
         self.counters.waiting_ns.add(nanoseconds(waited));
@@ -267,7 +312,14 @@ impl<'a> ArenaAttention<'a> {
         self.device.read_queries(q, 0..1, &mut self.queries)?;
         let (sequence, layer, position) = (SEQUENCE, index(chunk.layer), chunk.start as u64);
         let query = self.queries.as_slice();
-        self.link.tell(&Request::Select { sequence, layer, position, query })?;
+        let per_head = query.len() / self.arena.geometry().kv_heads as usize;
+        let head_dim = self.arena.geometry().head_dim as usize;
+        let heads = self.expected.chunks_exact(per_head).zip(query.chunks_exact(per_head));
+        let anew = heads
+            .into_iter()
+            .any(|(expected, query)| likeness(expected, query, head_dim) < LEAST_ALIKE);
+        self.expected.clear();
+        self.link.select(Place { sequence, layer, kv_head: 0, position }, anew, query)?;
         let bytes = size_of_val(query) as u64;
         self.recorder.record(Activity::Query, since, Detail { bytes, ..chunk.detail() });
         let Self { link, recorder, device, .. } = self;
@@ -328,6 +380,34 @@ impl Attention for ArenaAttention<'_> {
             Phase::Decode => Ok(self.decode(chunk, q)?),
         }
     }
+
+    fn rehearses(&self, layer: usize, start: usize) -> bool {
+        self.plan.rehearses
+            && self.plan.policy == AttentionPolicy::Lfps
+            && self.phase == Phase::Decode
+            && self.selects(layer)
+            && !self.is_short(start)
+    }
+
+    fn rehearse(
+        &mut self,
+        layer: usize,
+        start: usize,
+        q: &Tensor,
+    ) -> Result<(), Box<dyn Error + Send + Sync>> {
+        self.device.read_queries(q, 0..1, &mut self.expected)?;
+        let (sequence, layer, position) = (SEQUENCE, index(layer), start as u64);
+        let query = self.expected.as_slice();
+        Ok(self.link.tell(&Request::Rehearse { sequence, layer, position, query })?)
+    }
+}
+
+/// Mean cosine of the queries of two groups.
+fn likeness(left: &[f32], right: &[f32], head_dim: usize) -> f32 {
+    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
+    let pairs = left.chunks_exact(head_dim).zip(right.chunks_exact(head_dim));
+    let cosine = |(a, b)| dot(a, b) / (dot(a, a) * dot(b, b)).sqrt().max(f32::MIN_POSITIVE);
+    pairs.map(cosine).sum::<f32>() * head_dim as f32 / left.len() as f32
 }
 
 /// A layer or token count as it travels; arenas hold fewer than 2³² of either.

@@ -42,4 +42,27 @@ pub trait Attention {
         k: &Tensor,
         v: &Tensor,
     ) -> AttentionResult;
+
+    /// Whether the attention wants to be told, ahead of `layer`, which queries the token at the position `start` is likely to
+    /// have there.
+    fn rehearses(&self, layer: usize, start: usize) -> bool {
+        let _ = (layer, start);
+        false
+    }
+
+    /// Tells which queries, `[1, heads, head_dim]`, the token at the position `start` is likely to have in `layer`, to which
+    /// the model comes later. Only called where [`Attention::rehearses`] says so.
+    ///
+    /// # Errors
+    ///
+    /// As [`Attention::forward`].
+    fn rehearse(
+        &mut self,
+        layer: usize,
+        start: usize,
+        q: &Tensor,
+    ) -> Result<(), Box<dyn Error + Send + Sync>> {
+        let _ = (layer, start, q);
+        Ok(())
+    }
 }

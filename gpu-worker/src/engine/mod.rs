@@ -89,12 +89,13 @@ pub struct Engine<'a> {
     held: Vec<u32>,
     /// Tokens that the arena holds at most.
     capacity: usize,
-    dense_layers: usize,
-    prompt_queries: usize,
+    /// What every text attends to, but for its policy and top-k.
+    plan: Plan,
 }
 
 impl<'a> Engine<'a> {
-    /// An engine that runs on `pools`, for texts of up to `capacity` tokens, whose first `dense_layers` layers attend to every key.
+    /// An engine that runs on `pools`, for texts of up to `capacity` tokens that attend as `plan` says, each with a policy and
+    /// top-k of its own.
     #[must_use]
     pub fn new(
         model: &'a Transformer,
@@ -102,11 +103,10 @@ impl<'a> Engine<'a> {
         pools: &'a Pools,
         counters: &'a WorkerCounters,
         capacity: usize,
-        dense_layers: usize,
-        prompt_queries: usize,
+        plan: Plan,
     ) -> Self {
         let held = Vec::new();
-        Self { model, attention, pools, counters, held, capacity, dense_layers, prompt_queries }
+        Self { model, attention, pools, counters, held, capacity, plan }
     }
 
     /// Reads the prompt and decodes until a stop token, the token limit, the end of the context, or `cancelled`.
@@ -183,10 +183,10 @@ impl<'a> Engine<'a> {
         policy: AttentionPolicy,
         top_k: u32,
     ) -> Result<(), EngineError> {
-        let Self { dense_layers, prompt_queries, capacity, .. } = *self;
+        let Self { plan, capacity, .. } = *self;
         let shared = self.held.iter().zip(prompt).take_while(|(held, token)| held == token).count();
-        let kept = shared.min(prompt.len().saturating_sub(prompt_queries.max(1)));
-        let plan = Plan { policy, top_k, dense_layers, prompt_queries };
+        let kept = shared.min(prompt.len().saturating_sub(plan.prompt_queries.max(1)));
+        let plan = Plan { policy, top_k, ..plan };
         let room = prompt.len().saturating_add(more).min(capacity).max(prompt.len());
         self.attention.open(plan, kept, prompt.len(), room)?;
         self.held.truncate(kept);

@@ -88,17 +88,36 @@ impl Layer {
         Ok(attended)
     }
 
-    /// What follows the attention: projects `attended`, adds the residual stream `x`, and the feed-forward layer.
-    pub(super) fn finish(
+    /// The queries, `[tokens, heads, head_dim]`, that this layer would have for the residual stream `x`.
+    ///
+    /// Given the stream as it is before the feed-forward layer that comes before this one, they are close to those to come:
+    /// a residual stream changes little from layer to layer.
+    pub(super) fn queries(
         &self,
         config: &ModelConfig,
         x: &Tensor,
-        attended: &Tensor,
+        rope: &RopeTable,
     ) -> Result<Tensor, ModelError> {
-        let x = ops::add(&self.output.forward(attended)?, x)?;
-        let h = ops::rms_norm(&x, &self.feed_forward_norm, config.rms_epsilon)?;
+        let x = ops::rms_norm(x, &self.attention_norm, config.rms_epsilon)?;
+        let q = self.query.forward(&x)?;
+        let q = q.reshape((q.dim(0)?, config.heads, config.head_dim))?;
+        Ok(ops::rotate(&q, rope, config.rope.style)?)
+    }
+
+    /// The residual stream `x` with what was `attended`.
+    pub(super) fn join(&self, x: &Tensor, attended: &Tensor) -> Result<Tensor, ModelError> {
+        Ok(ops::add(&self.output.forward(attended)?, x)?)
+    }
+
+    /// The residual stream `x` with what the feed-forward layer makes of it.
+    pub(super) fn feed_forward(
+        &self,
+        config: &ModelConfig,
+        x: &Tensor,
+    ) -> Result<Tensor, ModelError> {
+        let h = ops::rms_norm(x, &self.feed_forward_norm, config.rms_epsilon)?;
         let [gate, up] = Linear::forward_each([&self.gate, &self.up], &h)?;
         let h = ops::silu_mul(&gate, &up)?;
-        Ok(ops::add(&self.down.forward(&h)?, &x)?)
+        Ok(ops::add(&self.down.forward(&h)?, x)?)
     }
 }

@@ -98,7 +98,15 @@ impl Transformer {
         let mut x = self.embedding.rows(tokens, &self.device)?;
         for (index, layer) in before.iter().enumerate() {
             let attended = layer.attend(&self.config, index, start, &x, &rope, attention)?;
-            x = layer.finish(&self.config, &x, &attended)?;
+            x = layer.join(&x, &attended)?;
+            let next = index + 1;
+            if tokens.len() == 1 && attention.rehearses(next, start) {
+                let q = self.layers[next].queries(&self.config, &x, &rope)?;
+                attention
+                    .rehearse(next, start, &q)
+                    .map_err(|source| ModelError::Attention { layer: next, source })?;
+            }
+            x = layer.feed_forward(&self.config, &x)?;
         }
 
         // Past the last layer's keys and values, only the positions whose logits are wanted matter.
@@ -108,7 +116,8 @@ impl Transformer {
             Logits::All => (x, attended),
             Logits::Last => (x.narrow(0, last_row, 1)?, attended.narrow(0, last_row, 1)?),
         };
-        let x = last.finish(&self.config, &x, &attended)?;
+        let x = last.join(&x, &attended)?;
+        let x = last.feed_forward(&self.config, &x)?;
         let x = ops::rms_norm(&x, &self.norm, self.config.rms_epsilon)?;
         Ok(Some(self.head.as_ref().unwrap_or(&self.embedding).forward(&x)?))
     }

@@ -25,9 +25,18 @@ pub struct IndexArguments {
     #[arg(long, default_value_t = IndexParameters::default().dense_layers)]
     pub dense_layers: usize,
 
+    /// Contexts of up to so many tokens are attended to whole, without asking the index (on the CPU)
+    #[arg(long, default_value_t = IndexParameters::default().dense_tokens)]
+    pub dense_tokens: usize,
+
     /// By which queries keys are chosen
     #[arg(long, value_enum, default_value_t = Timing::Now)]
     pub timing: Timing,
+
+    /// Tokens of a block that are attended to together if one of them is selected: a power of two; 64 stands for whole
+    /// blocks (on the CPU; a GPU always attends to these)
+    #[arg(long, default_value_t = IndexParameters::default().grain)]
+    pub grain: usize,
 
     /// How LFPS predicts.
     #[command(flatten)]
@@ -106,6 +115,8 @@ pub struct LfpsArguments {
 pub enum Timing {
     /// The step's own, which wait for it
     Now,
+    /// Those that a layer is expected to have, known before its own, unless they prove unlike (on a GPU: as now)
+    Rehearsed,
     /// Those of the step before: nobody waits, but some of what matters anew is missed
     Ahead,
 }
@@ -114,6 +125,7 @@ impl From<Timing> for hindsight_cpu_indexer::parameters::Timing {
     fn from(timing: Timing) -> Self {
         match timing {
             Timing::Now => Self::Now,
+            Timing::Rehearsed => Self::Rehearsed,
             Timing::Ahead => Self::Ahead,
         }
     }
@@ -146,13 +158,16 @@ impl IndexArguments {
     /// # Errors
     /// A parameter is out of range.
     pub fn parameters(&self) -> Result<IndexParameters, Error> {
-        let Self { top_k, sink, window, dense_layers, timing, ref lfps } = *self;
+        let Self { top_k, sink, window, dense_layers, dense_tokens, timing, grain, ref lfps } =
+            *self;
         let parameters = IndexParameters {
             top_k,
             sink,
             window,
             dense_layers,
+            dense_tokens,
             timing: timing.into(),
+            grain,
             sketch: lfps.sketch.into(),
             code_bytes: lfps.code_bytes,
             confidence: lfps.confidence,

@@ -31,7 +31,7 @@ fn seconds(nanoseconds: u64) -> f64 {
 }
 
 /// Every metric; docs/metrics.md lists the same.
-pub const METRICS: [Metric; 30] = [
+pub const METRICS: [Metric; 33] = [
     Metric {
         name: "hindsight_prompt_tokens_total",
         unit: "tokens",
@@ -133,6 +133,24 @@ pub const METRICS: [Metric; 30] = [
         unit: "selections",
         help: "Selections that read more than usual, as the query had drifted.",
         value: |page| number(page.indexer.repairs.get()),
+    },
+    Metric {
+        name: "hindsight_rehearsed_selections_total",
+        unit: "selections",
+        help: "Selections that were made by an expected query before the query came.",
+        value: |page| number(page.indexer.rehearsed.get()),
+    },
+    Metric {
+        name: "hindsight_misled_selections_total",
+        unit: "selections",
+        help: "Selections that were made by an expected query and made anew, as the query turned out too far from it.",
+        value: |page| number(page.indexer.misled.get()),
+    },
+    Metric {
+        name: "hindsight_dense_steps_total",
+        unit: "steps",
+        help: "Decode steps that attended to every key, as the context was short.",
+        value: |page| number(page.worker.dense_steps.get()),
     },
     Metric {
         name: "hindsight_seed_queries_total",

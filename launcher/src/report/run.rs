@@ -94,6 +94,12 @@ pub struct RunReport {
     gpu_traffic: Option<GpuTraffic>,
     candidates_per_selection: f64,
     repair_rate: Option<f64>,
+    /// Share of the selections that expected queries made.
+    rehearsed_rate: Option<f64>,
+    /// Share of the selections that expected queries made in vain.
+    misled_rate: Option<f64>,
+    /// Steps that attended to every key, as the context was short.
+    dense_steps: u64,
     select_us_per_token: f64,
     waiting_us_per_token: f64,
     attention_us_per_token: f64,
@@ -160,6 +166,9 @@ impl RunReport {
             candidates_per_selection: rate(indexer.candidates.get(), indexer.selections.get())
                 .unwrap_or(0.0),
             repair_rate: rate(indexer.repairs.get(), indexer.selections.get()),
+            rehearsed_rate: rate(indexer.rehearsed.get(), indexer.selections.get()),
+            misled_rate: rate(indexer.misled.get(), indexer.selections.get()),
+            dense_steps: worker.dense_steps.get(),
             select_us_per_token: per_step(indexer.select_ns.get()) / 1e3,
             waiting_us_per_token: per_step(worker.waiting_ns.get()) / 1e3,
             attention_us_per_token: per_step(worker.attention_ns.get()) / 1e3,
@@ -261,6 +270,22 @@ impl fmt::Display for RunReport {
                 "index     {attention}, top-k {top_k}: {:.0} candidates per selection, {:.0} us per token, worker waits {:.0} us",
                 self.candidates_per_selection, self.select_us_per_token, self.waiting_us_per_token
             )?;
+            if let (Some(rehearsed), Some(misled)) = (self.rehearsed_rate, self.misled_rate)
+                && rehearsed > 0.0
+            {
+                let [rehearsed, misled] = [rehearsed, misled].map(percent);
+                writeln!(
+                    f,
+                    "          {rehearsed} of the selections made before their query came, {misled} in vain"
+                )?;
+            }
+            if self.dense_steps > 0 {
+                let steps = self.dense_steps;
+                writeln!(
+                    f,
+                    "          {steps} steps attended to every key, as the context was short (--dense-tokens)"
+                )?;
+            }
         }
         if let (Some(recall), Some(mass)) = (self.audit.recall, self.audit.mass) {
             writeln!(

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use hindsight_cpu_indexer::parameters::IndexParameters;
+use hindsight_cpu_indexer::parameters::{IndexParameters, Timing};
 use hindsight_gpu_worker::sampling::SamplingParameters;
 use hindsight_protocol::arena::{Arena, ArenaConfig, ArenaError, ArenaMemory, NodePolicy};
 use hindsight_protocol::control::messages::{
@@ -115,6 +115,7 @@ impl Processes {
         if let Some(cpus) = &placement.prefill_cpus {
             self.worker.keep_to(cpus)?;
         }
+        let on_gpu = device.used.is_cuda();
         let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
         let start: ToWorker<SamplingParameters> = ToWorker::Start {
             model,
@@ -124,6 +125,9 @@ impl Processes {
             decode_cores: placement.worker_cpus.value.as_slice().to_vec(),
             lent_core: placement.lent_core(),
             dense_layers: count(index.dense_layers),
+            // A GPU holds the whole context in dense layers alone, and its queries are read once a layer.
+            dense_tokens: if on_gpu { 0 } else { index.dense_tokens as u64 },
+            rehearses: !on_gpu && index.timing == Timing::Rehearsed,
             prompt_queries: PROMPT_QUERIES,
             telemetry: self.telemetry.name().to_owned(),
             profile: profile.as_ref().map(|folder| folder.events(Role::GpuWorker)),

@@ -31,6 +31,10 @@ pub enum ToWorker<Sampling> {
         lent_core: Option<u32>,
         /// Layers, from the first, that attend to every key.
         dense_layers: u32,
+        /// Contexts of up to so many tokens attend to every key.
+        dense_tokens: u64,
+        /// Whether the indexer is told which queries to expect.
+        rehearses: bool,
         /// How many of the last prompt queries the indexer is shown.
         prompt_queries: u32,
         /// Name of the telemetry page.

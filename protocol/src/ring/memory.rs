@@ -171,6 +171,12 @@ pub struct Receiver<'a> {
 }
 
 impl Receiver<'_> {
+    /// Whether a record may be there. Does not wait.
+    #[must_use]
+    pub fn has_record(&self) -> bool {
+        self.ring.peek()
+    }
+
     /// Waits for a record and copies it out, aligned to 8 bytes; `None` if there was none when `patience` ended.
     ///
     /// # Errors

@@ -4,7 +4,7 @@ use candle_core::Tensor;
 use hindsight_protocol::arena::{Arena, TableOwner};
 use hindsight_protocol::geometry::Geometry;
 use hindsight_protocol::profile::Recorder;
-use hindsight_protocol::records::SelectedBlock;
+use hindsight_protocol::records::{SelectedBlock, token_mask};
 use hindsight_protocol::telemetry::WorkerCounters;
 use rand_pcg::Pcg64Mcg;
 use rand_pcg::rand_core::Rng;
@@ -252,7 +252,14 @@ impl<'a> Text<'a> {
             blocks.sort_unstable();
             blocks.dedup();
             let mirror = &mut self.mirrors[layer * kv_heads as usize + head];
-            heads.push(mirror.place(&blocks, newest));
+            let held = mirror.place(&blocks, newest).into_iter();
+            // Whole blocks, as every device can attend to them.
+            let tokens = |block: u32| {
+                let first = (block * block_tokens) as usize;
+                token_mask(0, (self.tokens + 1 - first).min(block_tokens as usize))
+            };
+            let whole = |(block, slot, miss)| SelectedBlock::new(block, slot, miss, tokens(block));
+            heads.push(held.map(whole).collect());
         }
         Chosen { heads, recorder: Recorder::default() }
     }
@@ -272,7 +279,8 @@ struct Mirror {
 }
 
 impl Mirror {
-    fn place(&mut self, blocks: &[u32], newest: u32) -> Vec<SelectedBlock> {
+    /// Slot of each block, and whether it must travel there.
+    fn place(&mut self, blocks: &[u32], newest: u32) -> Vec<(u32, u32, bool)> {
         let place = |&block: &u32| {
             let found = self.held.iter().position(|&(held, _)| held == block);
             let slot = match found {
@@ -283,7 +291,7 @@ impl Mirror {
                 None => self.held.remove(0).1,
             };
             self.held.push((block, slot));
-            SelectedBlock::new(block, slot, found.is_none() && block != newest)
+            (block, slot, found.is_none() && block != newest)
         };
         blocks.iter().map(place).collect()
     }

@@ -6,8 +6,8 @@ use super::shape::Block;
 use super::simd::{DecodeTile, TILE_TOKENS};
 use super::softmax::{NO_SCORE, finish};
 
-/// The most blocks of a tile: as many of the smallest blocks as fill it.
-const TILE_BLOCKS: usize = TILE_TOKENS / 8;
+/// The most blocks of a tile: a block may be given by one of its tokens.
+const TILE_BLOCKS: usize = TILE_TOKENS;
 
 /// Work space of [`CpuAttention::decode`], to be kept from call to call so that none of them allocates.
 #[derive(Clone, Debug, Default)]

@@ -5,7 +5,7 @@ use std::ops::Range;
 use candle_core::{Device, Tensor};
 use hindsight_protocol::arena::{Arena, HeadBlocks, KvWriter};
 use hindsight_protocol::profile::{Activity, Detail};
-use hindsight_protocol::records::SelectedBlock;
+use hindsight_protocol::records::{SelectedBlock, token_mask};
 
 use super::{AttentionShape, Block, CpuAttention, DecodeScratch, Parts, Prefill, PrefillScratch};
 use crate::device::{AttentionDevice, Chunk, DeviceError, Selections, with_slice};
@@ -80,12 +80,13 @@ impl<'a> CpuDevice<'a> {
             let view = arena.head(slabs, layer, head, start + 1);
             let HeadSpace { scratch, parts, out, log_sum_exp, blocks } = space;
             let query = &queries[head * per_head..][..per_head];
-            if blocks.len() == view.blocks() {
+            let attended: u32 = blocks.iter().map(|selected| selected.tokens.count_ones()).sum();
+            if attended as usize == view.tokens() {
                 // Every key: to the bit what full attention computes.
                 let blocks = |_, tokens| blocks_of(view, tokens);
                 parts.attend(kernels, query, view.tokens(), blocks, out, &Serial);
             } else {
-                let blocks = blocks.iter().map(|selected| block(view, selected.block as usize));
+                let blocks = blocks.iter().flat_map(|&selected| runs(view, selected));
                 kernels.decode(query, blocks, out, log_sum_exp, scratch);
             }
         };
@@ -200,6 +201,20 @@ impl AttentionDevice for CpuDevice<'_> {
 
 fn block(view: HeadBlocks<'_>, number: usize) -> Block<'_> {
     Block { keys: view.keys(number), values: view.values(number) }
+}
+
+/// The tokens of a block that are attended to, those that follow each other together.
+fn runs(view: HeadBlocks<'_>, selected: SelectedBlock) -> impl Iterator<Item = Block<'_>> {
+    let Block { keys, values } = block(view, selected.block as usize);
+    let head_dim = view.head_dim();
+    let mut tokens = selected.tokens;
+    std::iter::from_fn(move || {
+        let start = tokens.trailing_zeros() as usize;
+        let end = start + tokens.checked_shr(tokens.trailing_zeros())?.trailing_ones() as usize;
+        tokens &= !token_mask(start, end);
+        let elements = start * head_dim..end * head_dim;
+        Some(Block { keys: &keys[elements.clone()], values: &values[elements] })
+    })
 }
 
 /// The blocks that hold a range of tokens, which begins with a block.
