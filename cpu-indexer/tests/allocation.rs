@@ -6,7 +6,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
 use hindsight_cpu_indexer::Index;
-use hindsight_cpu_indexer::parameters::{IndexParameters, Policy, SketchUse};
+use hindsight_cpu_indexer::parameters::{IndexParameters, Policy, SketchUse, Timing};
 use hindsight_cpu_indexer::residency::Residency;
 use hindsight_cpu_indexer::selection::Selection;
 use hindsight_protocol::geometry::KvDtype;
@@ -59,6 +59,7 @@ fn steps_allocate_nothing() {
             dense_layers: 0,
             sketch,
             slash: 1.0,
+            timing: Timing::Rehearsed,
             ..IndexParameters::default()
         };
         let geometry = *text.cache.geometry();

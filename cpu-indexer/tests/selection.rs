@@ -182,7 +182,8 @@ fn dense_layers_attend_to_every_block() {
 fn a_rehearsal_selects_from_what_is_there_for_the_token_that_comes() {
     const PROMPT: usize = 1500;
     let text = Text::new(PROMPT + 40, KvDtype::F16, 8);
-    let parameters = IndexParameters { top_k: 100, ..IndexParameters::default() };
+    let parameters =
+        IndexParameters { top_k: 100, timing: Timing::Rehearsed, ..IndexParameters::default() };
     let mut index = index(&text, PROMPT, Kernels::detect(), Policy::Lfps, parameters.clone(), true);
     let mut other = index.clone();
     let (mut rehearsed, mut out) = (Selection::default(), Selection::default());
@@ -208,7 +209,8 @@ fn nothing_is_rehearsed_where_nothing_is_chosen_or_a_choice_is_dear() {
     let text = Text::new(1500, KvDtype::F16, 8);
     let queries = text.queries(1, 4).concat();
     let view = text.cache.head(0, 0, 1500);
-    let few = IndexParameters { top_k: 100, ..IndexParameters::default() };
+    let few =
+        IndexParameters { top_k: 100, timing: Timing::Rehearsed, ..IndexParameters::default() };
     let now = IndexParameters { timing: Timing::Now, ..few.clone() };
     let all = IndexParameters { top_k: 1500, ..few.clone() };
     let cases = [
