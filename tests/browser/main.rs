@@ -27,6 +27,7 @@ fn profile(attention: &str) -> (String, Value) {
         .args(["profile", "--output"])
         .arg(&folder)
         .args(["--", "run", "--raw", "-n", "12", "--top-k", "64", "--attention", attention])
+        .args(["--dense-tokens", "0"])
         .arg("--model")
         .arg(model())
         .arg("--prompt-file")
