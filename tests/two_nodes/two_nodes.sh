@@ -3,7 +3,7 @@
 section topology
 hindsight topology --json
 
-run separate -f /prompt.txt -n 8 --top-k 32 --indexer-node 1 --arena-node 1 --placement separate-node
+run separate -f /prompt.txt -n 8 --top-k 32 --dense-tokens 0 --indexer-node 1 --arena-node 1 --placement separate-node
 run crossed -p Once -n 4 --indexer-node 1 --arena-node 0 --placement same-node
 run joined -p Once -n 4 --indexer-node 1 --arena-node 1 --hugepages 2M
 run small -p Once -n 4 --indexer-node 1 --arena-node 1 --hugepages off
