@@ -55,9 +55,10 @@ impl CpuAttention {
 
         let mut tiles = Tiles::new(head_dim, blocks.into_iter());
         // The first round has nothing to attend: it only asks for the first tile's memory.
-        let mut tile = Tile::default();
+        let (mut first, mut second) = (Tile::default(), Tile::default());
+        let (mut tile, mut ahead) = (&mut first, &mut second);
         loop {
-            let ahead = tiles.next_tile();
+            tiles.fill(ahead);
             self.kernels.decode_tile(&mut DecodeTile {
                 head_dim,
                 dtype: shape.dtype(),
@@ -72,7 +73,7 @@ impl CpuAttention {
             if ahead.blocks().is_empty() {
                 break;
             }
-            tile = ahead;
+            std::mem::swap(&mut tile, &mut ahead);
         }
 
         let states = largest.iter().zip(sums.iter());
@@ -114,8 +115,8 @@ impl<'b, I: Iterator<Item = Block<'b>>> Tiles<'b, I> {
     }
 
     /// The next tile; empty after the last one.
-    fn next_tile(&mut self) -> Tile<'b> {
-        let mut tile = Tile::default();
+    fn fill(&mut self, tile: &mut Tile<'b>) {
+        tile.len = 0;
         let mut tokens = 0;
         while tile.len < TILE_BLOCKS {
             let Some(block) = self.left.take().or_else(|| self.blocks.next()) else {
@@ -130,7 +131,6 @@ impl<'b, I: Iterator<Item = Block<'b>>> Tiles<'b, I> {
             tile.len += 1;
             tokens += more;
         }
-        tile
     }
 }
 

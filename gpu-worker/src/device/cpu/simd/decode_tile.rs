@@ -61,53 +61,21 @@ impl<'a> Ahead<'a> {
         self.rest.is_empty() && self.values.is_empty() && self.blocks.len() == 0
     }
 
-    /// Asks for the next `elements`, or as many as are left.
+    /// Asks for the next `elements`, or as many as are left of a block's keys or values.
     #[inline(always)]
     fn advance<S: Simd>(&mut self, s: S, elements: usize) {
-        let mut wanted = elements;
-        while wanted > 0 {
-            if self.rest.is_empty() {
-                self.rest = std::mem::take(&mut self.values);
-            }
-            if self.rest.is_empty() {
-                let Some(block) = self.blocks.next() else { return };
-                (self.rest, self.values) = (block.keys, block.values);
-            }
-            let (now, later) = self.rest.split_at(wanted.min(self.rest.len()));
-            self.rest = later;
-            wanted -= now.len();
-            for line in now.chunks(LINE) {
-                s.prefetch(line.as_ptr());
-            }
+        if self.rest.is_empty() {
+            self.rest = std::mem::take(&mut self.values);
         }
-    }
-}
-
-/// Where the keys and values of a tile's tokens lie.
-struct Rows {
-    keys: [*const u16; TILE_TOKENS],
-    values: [*const u16; TILE_TOKENS],
-    tokens: usize,
-}
-
-impl Rows {
-    #[inline(always)]
-    fn new(blocks: &[Block<'_>], head_dim: usize) -> Self {
-        let mut rows = Self {
-            keys: [std::ptr::null(); TILE_TOKENS],
-            values: [std::ptr::null(); TILE_TOKENS],
-            tokens: 0,
-        };
-        for block in blocks {
-            let tokens = rows.tokens..rows.tokens + block.tokens(head_dim);
-            let (keys, values) = (&mut rows.keys[tokens.clone()], &mut rows.values[tokens.clone()]);
-            for (at, (key, value)) in keys.iter_mut().zip(values).enumerate() {
-                *key = block.keys[at * head_dim..].as_ptr();
-                *value = block.values[at * head_dim..].as_ptr();
-            }
-            rows.tokens = tokens.end;
+        if self.rest.is_empty() {
+            let Some(block) = self.blocks.next() else { return };
+            (self.rest, self.values) = (block.keys, block.values);
         }
-        rows
+        let (now, later) = self.rest.split_at(elements.min(self.rest.len()));
+        self.rest = later;
+        for line in now.chunks(LINE) {
+            s.prefetch(line.as_ptr());
+        }
     }
 }
 
@@ -131,20 +99,22 @@ fn run_format<S: Simd, F: KvFormat, const HEADS: usize, const CHUNKS: usize>(
     const { assert!(HEADS <= 4) };
     let group = tile.largest.len();
     let head_dim = tile.head_dim;
-    let rows = Rows::new(tile.blocks, head_dim);
-    let tokens = rows.tokens;
+    let mut tokens = 0;
+    for block in tile.blocks {
+        tokens += block.tokens(head_dim);
+    }
     // These lengths are what every pointer below relies on.
-    assert!(head_dim.is_multiple_of(16));
+    assert!(head_dim.is_multiple_of(16) && tokens <= TILE_TOKENS);
     assert!(tile.queries.len() == group * head_dim && tile.out.len() == group * head_dim);
     assert!(tile.weights.len() == group * TILE_TOKENS && tile.sums.len() == group);
 
     let mut ahead = Ahead::new(tile.ahead);
     for first in (0..group).step_by(HEADS) {
         match HEADS.min(group - first) {
-            1 => score::<S, F, 1>(s, tile, &rows, first, &mut ahead),
-            2 => score::<S, F, 2>(s, tile, &rows, first, &mut ahead),
-            3 => score::<S, F, 3>(s, tile, &rows, first, &mut ahead),
-            _ => score::<S, F, 4>(s, tile, &rows, first, &mut ahead),
+            1 => score::<S, F, 1>(s, tile, first, &mut ahead),
+            2 => score::<S, F, 2>(s, tile, first, &mut ahead),
+            3 => score::<S, F, 3>(s, tile, first, &mut ahead),
+            _ => score::<S, F, 4>(s, tile, first, &mut ahead),
         }
     }
     for head in 0..group {
@@ -152,10 +122,10 @@ fn run_format<S: Simd, F: KvFormat, const HEADS: usize, const CHUNKS: usize>(
     }
     for first in (0..group).step_by(HEADS) {
         match HEADS.min(group - first) {
-            1 => add_values::<S, F, 1, CHUNKS>(s, tile, &rows, first, &mut ahead),
-            2 => add_values::<S, F, 2, CHUNKS>(s, tile, &rows, first, &mut ahead),
-            3 => add_values::<S, F, 3, CHUNKS>(s, tile, &rows, first, &mut ahead),
-            _ => add_values::<S, F, 4, CHUNKS>(s, tile, &rows, first, &mut ahead),
+            1 => add_values::<S, F, 1, CHUNKS>(s, tile, first, &mut ahead),
+            2 => add_values::<S, F, 2, CHUNKS>(s, tile, first, &mut ahead),
+            3 => add_values::<S, F, 3, CHUNKS>(s, tile, first, &mut ahead),
+            _ => add_values::<S, F, 4, CHUNKS>(s, tile, first, &mut ahead),
         }
     }
     while !ahead.is_done() {
@@ -168,7 +138,6 @@ fn run_format<S: Simd, F: KvFormat, const HEADS: usize, const CHUNKS: usize>(
 fn score<S: Simd, F: KvFormat, const H: usize>(
     s: S,
     tile: &mut DecodeTile<'_>,
-    rows: &Rows,
     first: usize,
     ahead: &mut Ahead<'_>,
 ) {
@@ -176,46 +145,56 @@ fn score<S: Simd, F: KvFormat, const H: usize>(
     let queries = tile.queries[first * head_dim..][..H * head_dim].as_ptr();
     let scores = tile.weights[first * TILE_TOKENS..][..H * TILE_TOKENS].as_mut_ptr();
     let mut column = 0;
-    while column + ROWS <= rows.tokens {
-        if first == 0 {
-            ahead.advance(s, ROWS * head_dim);
-        }
-        // SAFETY: each row points to a key of `head_dim` elements, a multiple of `LANES`, the queries to `H` rows of as many,
-        // and `column + ROWS` is at most the tile's tokens, at most `TILE_TOKENS`.
-        unsafe {
-            let mut sums = [[s.splat(0.0); ROWS]; H];
-            for offset in (0..head_dim).step_by(S::LANES) {
-                let mut key = [s.splat(0.0); ROWS];
-                for (key, row) in key.iter_mut().zip(&rows.keys[column..]) {
-                    *key = F::load(s, row.add(offset));
-                }
-                for (head, sums) in sums.iter_mut().enumerate() {
-                    let query = s.load(queries.add(head * head_dim + offset));
-                    for (row, sum) in sums.iter_mut().enumerate() {
-                        *sum = s.fma(key[row], query, *sum);
+    for block in tile.blocks {
+        let tokens = block.keys.len() / head_dim;
+        let mut token = 0;
+        while token + ROWS <= tokens {
+            if first == 0 {
+                ahead.advance(s, ROWS * head_dim);
+            }
+            // SAFETY: the block holds keys `token..token + ROWS` of `head_dim` elements, a multiple of `LANES`, the
+            // queries `H` rows of as many, and `column + ROWS` is at most the tile's tokens, at most `TILE_TOKENS`.
+            unsafe {
+                let keys = block.keys.as_ptr().add(token * head_dim);
+                let mut sums = [[s.splat(0.0); ROWS]; H];
+                for offset in (0..head_dim).step_by(S::LANES) {
+                    let mut key = [s.splat(0.0); ROWS];
+                    for (row, key) in key.iter_mut().enumerate() {
+                        *key = F::load(s, keys.add(row * head_dim + offset));
+                    }
+                    for (head, sums) in sums.iter_mut().enumerate() {
+                        let query = s.load(queries.add(head * head_dim + offset));
+                        for (row, sum) in sums.iter_mut().enumerate() {
+                            *sum = s.fma(key[row], query, *sum);
+                        }
                     }
                 }
-            }
-            for (head, &sums) in sums.iter().enumerate() {
-                scores.add(head * TILE_TOKENS + column).cast::<[f32; ROWS]>().write(s.sum4(sums));
-            }
-        }
-        column += ROWS;
-    }
-    while column < rows.tokens {
-        // SAFETY: as above, for one key.
-        unsafe {
-            let key = rows.keys[column];
-            for head in 0..H {
-                let mut sum = s.splat(0.0);
-                for offset in (0..head_dim).step_by(S::LANES) {
-                    let query = s.load(queries.add(head * head_dim + offset));
-                    sum = s.fma(F::load(s, key.add(offset)), query, sum);
+                for (head, &sums) in sums.iter().enumerate() {
+                    scores
+                        .add(head * TILE_TOKENS + column)
+                        .cast::<[f32; ROWS]>()
+                        .write(s.sum4(sums));
                 }
-                scores.add(head * TILE_TOKENS + column).write(s.sum(sum));
             }
+            token += ROWS;
+            column += ROWS;
         }
-        column += 1;
+        while token < tokens {
+            // SAFETY: as above, for one key.
+            unsafe {
+                let key = block.keys.as_ptr().add(token * head_dim);
+                for head in 0..H {
+                    let mut sum = s.splat(0.0);
+                    for offset in (0..head_dim).step_by(S::LANES) {
+                        let query = s.load(queries.add(head * head_dim + offset));
+                        sum = s.fma(F::load(s, key.add(offset)), query, sum);
+                    }
+                    scores.add(head * TILE_TOKENS + column).write(s.sum(sum));
+                }
+            }
+            token += 1;
+            column += 1;
+        }
     }
 }
 
@@ -257,17 +236,16 @@ fn weigh<S: Simd>(s: S, tile: &mut DecodeTile<'_>, head: usize, tokens: usize) {
 fn add_values<S: Simd, F: KvFormat, const H: usize, const C: usize>(
     s: S,
     tile: &mut DecodeTile<'_>,
-    rows: &Rows,
     first: usize,
     ahead: &mut Ahead<'_>,
 ) {
     let mut offset = 0;
     while offset + C * S::LANES <= tile.head_dim {
-        add_columns::<S, F, H, C>(s, tile, rows, first, offset, ahead);
+        add_columns::<S, F, H, C>(s, tile, first, offset, ahead);
         offset += C * S::LANES;
     }
     while offset < tile.head_dim {
-        add_columns::<S, F, H, 1>(s, tile, rows, first, offset, ahead);
+        add_columns::<S, F, H, 1>(s, tile, first, offset, ahead);
         offset += S::LANES;
     }
 }
@@ -277,13 +255,12 @@ fn add_values<S: Simd, F: KvFormat, const H: usize, const C: usize>(
 fn add_columns<S: Simd, F: KvFormat, const H: usize, const C: usize>(
     s: S,
     tile: &mut DecodeTile<'_>,
-    rows: &Rows,
     first: usize,
     offset: usize,
     ahead: &mut Ahead<'_>,
 ) {
     let head_dim = tile.head_dim;
-    let weights = tile.weights[first * TILE_TOKENS..][..H * TILE_TOKENS].as_ptr();
+    let mut weights = tile.weights[first * TILE_TOKENS..][..H * TILE_TOKENS].as_ptr();
     let out = tile.out[first * head_dim..][..H * head_dim].as_mut_ptr();
     let mut sums = [[s.splat(0.0); C]; H];
     // SAFETY: `offset + C * LANES` is at most `head_dim`, and `out` holds `H` rows of that.
@@ -294,23 +271,27 @@ fn add_columns<S: Simd, F: KvFormat, const H: usize, const C: usize>(
             }
         }
     }
-    for (token, row) in rows.values[..rows.tokens].iter().enumerate() {
-        if first == 0 {
-            ahead.advance(s, C * S::LANES);
-        }
-        // SAFETY: the row points to a value, of which elements up to `offset + C * LANES` are read; `weights` to `H` rows of
-        // `TILE_TOKENS`, more than `token`.
-        unsafe {
-            let value = row.add(offset);
-            let mut chunks = [s.splat(0.0); C];
-            for (chunk, values) in chunks.iter_mut().enumerate() {
-                *values = F::load(s, value.add(chunk * S::LANES));
+    for block in tile.blocks {
+        let tokens = block.values.len() / head_dim;
+        for token in 0..tokens {
+            if first == 0 {
+                ahead.advance(s, C * S::LANES);
             }
-            for (head, sums) in sums.iter_mut().enumerate() {
-                let weight = s.splat(*weights.add(head * TILE_TOKENS + token));
-                for (chunk, sum) in sums.iter_mut().enumerate() {
-                    *sum = s.fma(weight, chunks[chunk], *sum);
+            // SAFETY: the block holds value `token`, of which elements up to `offset + C * LANES` are read; `weights` points
+            // to this token's column of `H` rows of `TILE_TOKENS`.
+            unsafe {
+                let value = block.values.as_ptr().add(token * head_dim + offset);
+                let mut chunks = [s.splat(0.0); C];
+                for (chunk, values) in chunks.iter_mut().enumerate() {
+                    *values = F::load(s, value.add(chunk * S::LANES));
                 }
+                for (head, sums) in sums.iter_mut().enumerate() {
+                    let weight = s.splat(*weights.add(head * TILE_TOKENS));
+                    for (chunk, sum) in sums.iter_mut().enumerate() {
+                        *sum = s.fma(weight, chunks[chunk], *sum);
+                    }
+                }
+                weights = weights.add(1);
             }
         }
     }
