@@ -64,3 +64,23 @@ fn an_instance_that_is_not_there_is_an_error_that_names_it() {
     assert_eq!(output.status.code(), Some(2));
     assert!(stderr(&output).contains("4000000000"), "{}", stderr(&output));
 }
+
+#[test]
+fn an_instance_of_another_version_is_warned_of() {
+    let pid = std::process::id();
+    let page = format!("/dev/shm/hindsight-{pid}");
+    std::fs::write(&page, [0; 4096]).unwrap();
+    let metrics = hindsight().arg("metrics").output().unwrap();
+    let top = top(pid);
+    std::fs::remove_file(&page).unwrap();
+    assert!(metrics.status.success());
+    assert!(!String::from_utf8(metrics.stdout.clone()).unwrap().contains(&format!("{pid}")));
+    assert_eq!(top.status.code(), Some(2));
+    for output in [metrics, top] {
+        let warning = stderr(&output);
+        assert!(
+            warning.contains("another version") && warning.contains(&pid.to_string()),
+            "{warning}"
+        );
+    }
+}

@@ -4,7 +4,7 @@ mod rates;
 
 use std::fmt::Write;
 
-use hindsight_protocol::telemetry::{Telemetry, TelemetryPage};
+use hindsight_protocol::telemetry::{Telemetry, TelemetryError, TelemetryPage};
 
 pub use rates::{Rates, Sample};
 
@@ -241,10 +241,21 @@ pub struct Instance {
     pub page: TelemetryPage,
 }
 
-/// The instances that run now and may be looked at, in the order in which they began.
+/// The instances that run now and may be looked at, in the order in which they began. Warns of those of another version.
 #[must_use]
 pub fn instances() -> Vec<Instance> {
-    let open = |pid| TelemetryPage::open(&TelemetryPage::name_of(pid)).ok();
+    let open = |pid| match TelemetryPage::open(&TelemetryPage::name_of(pid)) {
+        Ok(page) => Some(page),
+        Err(TelemetryError::Foreign(_)) => {
+            tracing::warn!(
+                pid,
+                "an instance of another version of Hindsight is left out; that version can look at it"
+            );
+            None
+        }
+        // It has ended meanwhile, or is another user's.
+        Err(TelemetryError::System { .. }) => None,
+    };
     let mut pids = TelemetryPage::pids();
     pids.retain(|&pid| start_time(pid).is_some());
     pids.sort_by_key(|&pid| start_time(pid));
