@@ -11,6 +11,11 @@ use hindsight_protocol::geometry::KvDtype;
 
 use super::{CODE_GROUP, CODE_WORDS, GroupQuery, dense, prefetch, scalar};
 
+/// Rows that are scored together.
+const ROWS: usize = 2;
+/// Heads that are scored, and whose tables are looked up, together: as many as the registers have room for.
+const HEADS: usize = 4;
+
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn score_rows(
     dtype: KvDtype,
@@ -20,67 +25,105 @@ pub(super) fn score_rows(
     out: &mut [f32],
     stride: usize,
 ) {
-    let mut ahead = ahead.chunks(2);
-    for (batch, column) in rows.chunks(2).zip((0..).step_by(2)) {
-        for row in ahead.next().unwrap_or(&[]) {
-            prefetch(row);
-        }
-        let two = [batch[0], batch[batch.len() - 1]];
-        for first in (0..query.group()).step_by(4) {
-            let heads = 4.min(query.group() - first);
+    match dtype {
+        KvDtype::F16 => score_format::<true>(query, rows, ahead, out, stride),
+        KvDtype::Bf16 => score_format::<false>(query, rows, ahead, out, stride),
+    }
+}
+
+/// Scores of half-precision keys if `F16`, else of bfloat16 keys.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn score_format<const F16: bool>(
+    query: &GroupQuery,
+    rows: &[&[u16]],
+    ahead: &[&[u16]],
+    out: &mut [f32],
+    stride: usize,
+) {
+    let mut ahead = ahead.chunks(ROWS);
+    for (batch, column) in rows.chunks(ROWS).zip((0..).step_by(ROWS)) {
+        let two = two_of(batch);
+        // Once there is nothing to fetch, asking for what is being read anyway costs next to nothing.
+        let mut next = two_of(ahead.next().unwrap_or(batch));
+        for first in (0..query.group()).step_by(HEADS) {
+            let heads = HEADS.min(query.group() - first);
             let sums = match heads {
-                1 => score_two::<1>(dtype, query, first, two),
-                2 => score_two::<2>(dtype, query, first, two),
-                3 => score_two::<3>(dtype, query, first, two),
-                _ => score_two::<4>(dtype, query, first, two),
+                1 => score_two::<F16, 1>(query, first, two, next),
+                2 => score_two::<F16, 2>(query, first, two, next),
+                3 => score_two::<F16, 3>(query, first, two, next),
+                _ => score_two::<F16, 4>(query, first, two, next),
             };
-            for (head, sums) in sums.iter().enumerate().take(heads) {
+            next = two;
+            for head in 0..heads {
                 out[(first + head) * stride + column..][..batch.len()]
-                    .copy_from_slice(&sums[..batch.len()]);
+                    .copy_from_slice(&sums[head * ROWS..][..batch.len()]);
             }
         }
     }
 }
 
-/// Scores of two keys for `H` heads: [H, 2].
+/// The rows of `batch`, of which there is at least one; the last fills the gap.
+#[inline(always)]
+fn two_of<'a>(batch: &[&'a [u16]]) -> [&'a [u16]; ROWS] {
+    [batch[0], batch[batch.len() - 1]]
+}
+
+/// Scores of [`ROWS`] keys for `H` heads: [H, ROWS].
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn score_two<const H: usize>(
-    dtype: KvDtype,
+fn score_two<const F16: bool, const H: usize>(
     query: &GroupQuery,
     first: usize,
-    rows: [&[u16]; 2],
-) -> [[f32; 2]; 4] {
+    rows: [&[u16]; ROWS],
+    ahead: [&[u16]; ROWS],
+) -> [f32; HEADS * ROWS] {
     let dim = query.head_dim();
     let values = &query.values()[first * dim..][..H * dim];
-    let mut sums = [[_mm256_setzero_ps(); 2]; H];
-    for at in (0..dim).step_by(8) {
-        let mut keys = [_mm256_setzero_ps(); 2];
-        for row in 0..2 {
-            // SAFETY: the dimension is a multiple of 16 and each row has that many elements, so 8 lie behind `at`.
-            let words = unsafe { _mm_loadu_si128(rows[row].as_ptr().add(at).cast()) };
-            keys[row] = match dtype {
-                KvDtype::F16 => _mm256_cvtph_ps(words),
-                KvDtype::Bf16 => {
-                    _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(words)))
-                }
-            };
+    let mut sums = [_mm256_setzero_ps(); HEADS * ROWS];
+    for start in (0..dim).step_by(16) {
+        if start % 32 == 0 {
+            for row in 0..ROWS {
+                prefetch(&ahead[row][start..start + 16]);
+            }
         }
-        for head in 0..H {
-            // SAFETY: as above, for the query's elements.
-            let part = unsafe { _mm256_loadu_ps(values.as_ptr().add(head * dim + at)) };
-            for row in 0..2 {
-                sums[head][row] = _mm256_fmadd_ps(part, keys[row], sums[head][row]);
+        for at in [start, start + 8] {
+            let mut keys = [_mm256_setzero_ps(); ROWS];
+            for row in 0..ROWS {
+                // SAFETY: the dimension is a multiple of 16 and each row has that many elements, so 8 lie behind `at`.
+                let words = unsafe { _mm_loadu_si128(rows[row].as_ptr().add(at).cast()) };
+                keys[row] = if F16 {
+                    _mm256_cvtph_ps(words)
+                } else {
+                    _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(words)))
+                };
+            }
+            for head in 0..H {
+                // SAFETY: as above, for the query's elements.
+                let part = unsafe { _mm256_loadu_ps(values.as_ptr().add(head * dim + at)) };
+                for row in 0..ROWS {
+                    let sum = &mut sums[head * ROWS + row];
+                    *sum = _mm256_fmadd_ps(part, keys[row], *sum);
+                }
             }
         }
     }
-    let mut out = [[0.0; 2]; 4];
-    for head in 0..H {
-        for row in 0..2 {
-            out[head][row] = lanes_sum(sums[head][row]);
-        }
+    let mut out = [0.0; HEADS * ROWS];
+    for at in [0, 4] {
+        let four = lanes_sums([sums[at], sums[at + 1], sums[at + 2], sums[at + 3]]);
+        // SAFETY: `out` has room for eight floats.
+        unsafe { _mm_storeu_ps(out.as_mut_ptr().add(at), four) };
     }
     out
+}
+
+/// The sums over the lanes of each of four vectors.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn lanes_sums(vectors: [__m256; 4]) -> __m128 {
+    let [a, b, c, d] = vectors;
+    let halves = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
+    _mm_add_ps(_mm256_castps256_ps128(halves), _mm256_extractf128_ps::<1>(halves))
 }
 
 #[inline]
@@ -114,11 +157,19 @@ fn exp(x: __m256) -> __m256 {
 
 #[target_feature(enable = "avx2,fma")]
 pub(super) fn log_sum_exp(scores: &[f32]) -> f32 {
-    let max = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let parts = scores.chunks_exact(8);
+    let mut largest = _mm256_set1_ps(f32::NEG_INFINITY);
+    for part in parts.clone() {
+        // SAFETY: the part has 8 elements.
+        largest = _mm256_max_ps(unsafe { _mm256_loadu_ps(part.as_ptr()) }, largest);
+    }
+    let mut lanes = [0.0; 8];
+    // SAFETY: `lanes` has room for 8 floats.
+    unsafe { _mm256_storeu_ps(lanes.as_mut_ptr(), largest) };
+    let max = lanes.iter().chain(parts.remainder()).copied().fold(f32::NEG_INFINITY, f32::max);
     if max == f32::NEG_INFINITY {
         return max;
     }
-    let parts = scores.chunks_exact(8);
     let tail: f32 = parts.remainder().iter().map(|score| (score - max).exp()).sum();
     let mut sum = _mm256_setzero_ps();
     for part in parts {
@@ -145,6 +196,10 @@ pub(super) fn add_exp(scores: &[f32], offset: f32, weights: &mut [f32]) {
     }
 }
 
+/// Bytes of codes between those that are looked up and those that are fetched meanwhile: the processor's own prefetcher
+/// stops at each page.
+const CODES_AHEAD: usize = 4096;
+
 #[target_feature(enable = "avx2")]
 pub(super) fn scan_codes(
     codes: &[u8],
@@ -153,51 +208,92 @@ pub(super) fn scan_codes(
     join: &[u8; 16],
     ranks: &mut [u8],
 ) {
-    const LANES: usize = 32;
     let subspaces = tables.len() / best.len();
     let group_bytes = subspaces / 2 * CODE_GROUP;
+    let mut ahead = codes.chunks_exact(group_bytes).skip(CODES_AHEAD.div_ceil(group_bytes));
+    let groups = codes.chunks_exact(group_bytes).zip(ranks.chunks_exact_mut(CODE_GROUP));
+    for (codes, ranks) in groups {
+        for line in ahead.next().unwrap_or(&[]).chunks(64) {
+            _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast());
+        }
+        for first in (0..best.len()).step_by(HEADS) {
+            let tables = &tables[first * subspaces..];
+            match best.len() - first {
+                1 => scan_group::<1>(codes, tables, &best[first..], join, ranks, first > 0),
+                2 => scan_group::<2>(codes, tables, &best[first..], join, ranks, first > 0),
+                3 => scan_group::<3>(codes, tables, &best[first..], join, ranks, first > 0),
+                _ => scan_group::<4>(codes, tables, &best[first..], join, ranks, first > 0),
+            }
+        }
+    }
+}
+
+/// Ranks a group of keys for `H` heads; joined to the ranks that are there already if `join_first`.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn scan_group<const H: usize>(
+    codes: &[u8],
+    tables: &[[u8; CODE_WORDS]],
+    best: &[u8],
+    join: &[u8; 16],
+    ranks: &mut [u8],
+    join_first: bool,
+) {
+    const LANES: usize = 32;
+    let subspaces = 2 * codes.len() / CODE_GROUP;
+    assert!(tables.len() >= H * subspaces && ranks.len() == CODE_GROUP);
     let nibble = _mm256_set1_epi8(15);
+    let mut distances = [[_mm256_setzero_si256(); 2]; H];
+    for pair in 0..subspaces / 2 {
+        let mut codes_of = [[_mm256_setzero_si256(); 2]; 2];
+        for part in 0..2 {
+            // SAFETY: there are `subspaces / 2` pairs of sub-spaces, each with a byte for each of the 64 keys.
+            let words = unsafe {
+                let at = pair * CODE_GROUP + part * LANES;
+                _mm256_loadu_si256(codes.as_ptr().add(at).cast())
+            };
+            codes_of[0][part] = _mm256_and_si256(words, nibble);
+            codes_of[1][part] = _mm256_and_si256(_mm256_srli_epi16::<4>(words), nibble);
+        }
+        for head in 0..H {
+            for half in 0..2 {
+                // SAFETY: the tables of `H` heads were checked to be there; each has 16 bytes.
+                let table = unsafe {
+                    let table = tables.get_unchecked(head * subspaces + 2 * pair + half);
+                    _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast()))
+                };
+                for part in 0..2 {
+                    let distance = &mut distances[head][part];
+                    let looked_up = _mm256_shuffle_epi8(table, codes_of[half][part]);
+                    *distance = _mm256_adds_epu8(*distance, looked_up);
+                }
+            }
+        }
+    }
     // SAFETY: `join` has 16 bytes.
     let join = unsafe { _mm256_broadcastsi128_si256(_mm_loadu_si128(join.as_ptr().cast())) };
-    for (half, ranks) in ranks.chunks_exact_mut(LANES).enumerate() {
-        let start = half / 2 * group_bytes + half % 2 * LANES;
-        let mut rank = _mm256_setzero_si256();
-        for (head, &best) in best.iter().enumerate() {
-            let mut distance = _mm256_setzero_si256();
-            let tables = tables[head * subspaces..][..subspaces].chunks_exact(2);
-            for (pair, tables) in tables.enumerate() {
-                // SAFETY: each pair of sub-spaces has 64 bytes in each group, of which this half is 32; tables have
-                // 16 bytes.
-                let (words, low, high) = unsafe {
-                    let at = start + pair * CODE_GROUP;
-                    debug_assert!(at + LANES <= codes.len());
-                    (
-                        _mm256_loadu_si256(codes.as_ptr().add(at).cast()),
-                        _mm_loadu_si128(tables[0].as_ptr().cast()),
-                        _mm_loadu_si128(tables[1].as_ptr().cast()),
-                    )
-                };
-                let even = _mm256_and_si256(words, nibble);
-                let odd = _mm256_and_si256(_mm256_srli_epi16::<4>(words), nibble);
-                let low = _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(low), even);
-                let high = _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(high), odd);
-                distance = _mm256_adds_epu8(_mm256_adds_epu8(distance, low), high);
-            }
-            let own = _mm256_subs_epu8(_mm256_set1_epi8(best.cast_signed()), distance);
-            if head == 0 {
-                rank = own;
-                continue;
-            }
-            let larger = _mm256_max_epu8(rank, own);
-            let difference = _mm256_sub_epi8(larger, _mm256_min_epu8(rank, own));
-            let quarter =
-                _mm256_and_si256(_mm256_srli_epi16::<2>(difference), _mm256_set1_epi8(63));
-            let index = _mm256_min_epu8(quarter, nibble);
-            rank = _mm256_adds_epu8(larger, _mm256_shuffle_epi8(join, index));
+    for (part, ranks) in ranks.chunks_exact_mut(LANES).enumerate() {
+        // SAFETY: the chunk has 32 bytes.
+        let mut rank = unsafe { _mm256_loadu_si256(ranks.as_ptr().cast()) };
+        for head in 0..H {
+            let best = _mm256_set1_epi8(best[head].cast_signed());
+            let own = _mm256_subs_epu8(best, distances[head][part]);
+            rank = if head == 0 && !join_first { own } else { joined(rank, own, join) };
         }
         // SAFETY: the chunk has 32 bytes.
         unsafe { _mm256_storeu_si256(ranks.as_mut_ptr().cast(), rank) };
     }
+}
+
+/// The ranks that two heads have together.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn joined(a: __m256i, b: __m256i, join: __m256i) -> __m256i {
+    let larger = _mm256_max_epu8(a, b);
+    let difference = _mm256_sub_epi8(larger, _mm256_min_epu8(a, b));
+    let quarter = _mm256_and_si256(_mm256_srli_epi16::<2>(difference), _mm256_set1_epi8(63));
+    let index = _mm256_min_epu8(quarter, _mm256_set1_epi8(15));
+    _mm256_adds_epu8(larger, _mm256_shuffle_epi8(join, index))
 }
 
 /// The bits of the 32 ranks in `part` that are at least `cut`.
