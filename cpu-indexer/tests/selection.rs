@@ -137,6 +137,16 @@ fn lfps_finds_nearly_all_mass_and_reads_a_part_of_the_keys() {
     assert!(recall > 0.8 && mass > 0.995 && bytes < 0.3, "{recall} {mass} {bytes}");
 }
 
+/// What the last step selected was kept, and left no room for what a query turned to.
+#[test]
+fn a_small_top_k_follows_the_query() {
+    for top_k in [4, 16, 32] {
+        let parameters = IndexParameters { top_k, code_bytes: 8, ..Default::default() };
+        let (recall, mass, _) = quality(parameters, true, Kernels::detect());
+        assert!(recall > 0.8 && mass > 0.98, "{top_k}: {recall} {mass}");
+    }
+}
+
 #[test]
 fn without_a_seed_the_sketch_is_calibrated_on_the_way() {
     let parameters = IndexParameters { top_k: 128, code_bytes: 4, ..Default::default() };

@@ -346,9 +346,6 @@ impl Lfps {
         let Self { kernels, parameters, ranking, candidates, .. } = self;
         ranking.rank(*kernels, sketch, query, &self.normalisers, floor);
         head.deviations.apply(ranking, parameters.persistence);
-        for &token in &head.strongest {
-            ranking.ranks[token as usize] = u8::MAX;
-        }
         let ranks = &ranking.ranks[zones.middle()];
         let expected = ranking.rank_of(head.kth);
         let reach = |count: usize| {
@@ -361,6 +358,11 @@ impl Lfps {
         head.kth = ranking.log_weight_of(kth);
         let wanted = kth.saturating_sub(margin).max(lowest);
         let cut = if kernels.count_at_least(ranks, wanted) <= most { wanted } else { reach(most) };
+        // Their scores are known, and whatever rank they have says nothing about the others'.
+        for &token in &head.strongest {
+            ranking.ranks[token as usize] = u8::MAX;
+        }
+        let ranks = &ranking.ranks[zones.middle()];
         candidates.clear();
         kernels.collect_at_least(ranks, cut, number(zones.sink), candidates);
         candidates.truncate(most + ANCHORS);
