@@ -219,11 +219,9 @@ impl Index {
         out: &mut Selection,
     ) -> bool {
         let at = self.head(layer, kv_head);
-        let chooses = self.zones(view.tokens()).middle().len() > self.parameters.top_k;
         let useful = self.policy == Policy::Lfps
             && self.parameters.timing == Timing::Rehearsed
-            && !self.is_dense(layer)
-            && chooses
+            && self.chooses(layer, self.zones(view.tokens()))
             && self.lfps.is_ready(&self.heads[at]);
         if useful {
             self.select_now(layer, kv_head, view, queries, out);
@@ -242,7 +240,7 @@ impl Index {
     ) {
         let at = self.head(layer, kv_head);
         let zones = self.zones(view.tokens());
-        if self.is_dense(layer) || zones.middle().len() <= self.parameters.top_k {
+        if !self.chooses(layer, zones) {
             out.effort = crate::selection::Effort::default();
             out.choose_all(zones, view.block_tokens());
             return;
@@ -253,6 +251,11 @@ impl Index {
             Policy::Exact => exact.select(view, query, zones, parameters.top_k, out),
             Policy::Lfps => lfps.select(&mut heads[at], view, query, zones, exact, out),
         }
+    }
+
+    /// Whether there is anything to choose in `layer`, of a context in these zones.
+    fn chooses(&self, layer: usize, zones: Zones) -> bool {
+        !self.is_dense(layer) && zones.middle().len() > self.parameters.top_k
     }
 
     /// Compares `selection`, made for these queries, with what an exact scan selects.
