@@ -143,7 +143,7 @@ fn a_small_top_k_follows_the_query() {
     for top_k in [4, 16, 32] {
         let parameters = IndexParameters { top_k, code_bytes: 8, ..Default::default() };
         let (recall, mass, _) = quality(parameters, true, Kernels::detect());
-        assert!(recall > 0.8 && mass > 0.98, "{top_k}: {recall} {mass}");
+        assert!(recall > 0.8 && mass > 0.97, "{top_k}: {recall} {mass}");
     }
 }
 
