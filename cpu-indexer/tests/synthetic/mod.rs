@@ -1,5 +1,7 @@
 //! A text made up for tests: keys in clusters, and queries that walk from one to another.
 
+#![allow(dead_code, reason = "each test binary uses its own part of this")]
+
 use hindsight_cpu_indexer::replay::KvCache;
 use hindsight_protocol::geometry::{Geometry, KvDtype};
 
