@@ -9,11 +9,12 @@ use std::arch::x86_64::*;
 
 use hindsight_protocol::geometry::KvDtype;
 
-use super::{CODE_GROUP, CODE_WORDS, GroupQuery, dense, prefetch, scalar};
+use super::codes::{self, Bytes};
+use super::{CODE_WORDS, GroupQuery, dense, prefetch, scalar};
 
 /// Rows that are scored together.
 const ROWS: usize = 2;
-/// Heads that are scored, and whose tables are looked up, together: as many as the registers have room for.
+/// Heads that are scored together: with [`ROWS`] rows their sums fill half of the registers.
 const HEADS: usize = 4;
 
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -196,10 +197,6 @@ pub(super) fn add_exp(scores: &[f32], offset: f32, weights: &mut [f32]) {
     }
 }
 
-/// Bytes of codes between those that are looked up and those that are fetched meanwhile: the processor's own prefetcher
-/// stops at each page.
-const CODES_AHEAD: usize = 4096;
-
 #[target_feature(enable = "avx2")]
 pub(super) fn scan_codes(
     codes: &[u8],
@@ -208,92 +205,46 @@ pub(super) fn scan_codes(
     join: &[u8; 16],
     ranks: &mut [u8],
 ) {
-    let subspaces = tables.len() / best.len();
-    let group_bytes = subspaces / 2 * CODE_GROUP;
-    let mut ahead = codes.chunks_exact(group_bytes).skip(CODES_AHEAD.div_ceil(group_bytes));
-    let groups = codes.chunks_exact(group_bytes).zip(ranks.chunks_exact_mut(CODE_GROUP));
-    for (codes, ranks) in groups {
-        for line in ahead.next().unwrap_or(&[]).chunks(64) {
-            _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast());
-        }
-        for first in (0..best.len()).step_by(HEADS) {
-            let tables = &tables[first * subspaces..];
-            match best.len() - first {
-                1 => scan_group::<1>(codes, tables, &best[first..], join, ranks, first > 0),
-                2 => scan_group::<2>(codes, tables, &best[first..], join, ranks, first > 0),
-                3 => scan_group::<3>(codes, tables, &best[first..], join, ranks, first > 0),
-                _ => scan_group::<4>(codes, tables, &best[first..], join, ranks, first > 0),
-            }
-        }
-    }
+    codes::scan(Vectors(()), codes, tables, best, join, ranks);
 }
 
-/// Ranks a group of keys for `H` heads; joined to the ranks that are there already if `join_first`.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn scan_group<const H: usize>(
-    codes: &[u8],
-    tables: &[[u8; CODE_WORDS]],
-    best: &[u8],
-    join: &[u8; 16],
-    ranks: &mut [u8],
-    join_first: bool,
-) {
+/// Proof that the processor has what [`scan_codes`] is compiled for.
+#[derive(Clone, Copy)]
+struct Vectors(());
+
+impl Bytes for Vectors {
     const LANES: usize = 32;
-    let subspaces = 2 * codes.len() / CODE_GROUP;
-    assert!(tables.len() >= H * subspaces && ranks.len() == CODE_GROUP);
-    let nibble = _mm256_set1_epi8(15);
-    let mut distances = [[_mm256_setzero_si256(); 2]; H];
-    for pair in 0..subspaces / 2 {
-        let mut codes_of = [[_mm256_setzero_si256(); 2]; 2];
-        for part in 0..2 {
-            // SAFETY: there are `subspaces / 2` pairs of sub-spaces, each with a byte for each of the 64 keys.
-            let words = unsafe {
-                let at = pair * CODE_GROUP + part * LANES;
-                _mm256_loadu_si256(codes.as_ptr().add(at).cast())
-            };
-            codes_of[0][part] = _mm256_and_si256(words, nibble);
-            codes_of[1][part] = _mm256_and_si256(_mm256_srli_epi16::<4>(words), nibble);
-        }
-        for head in 0..H {
-            for half in 0..2 {
-                // SAFETY: the tables of `H` heads were checked to be there; each has 16 bytes.
-                let table = unsafe {
-                    let table = tables.get_unchecked(head * subspaces + 2 * pair + half);
-                    _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast()))
-                };
-                for part in 0..2 {
-                    let distance = &mut distances[head][part];
-                    let looked_up = _mm256_shuffle_epi8(table, codes_of[half][part]);
-                    *distance = _mm256_adds_epu8(*distance, looked_up);
-                }
-            }
-        }
-    }
-    // SAFETY: `join` has 16 bytes.
-    let join = unsafe { _mm256_broadcastsi128_si256(_mm_loadu_si128(join.as_ptr().cast())) };
-    for (part, ranks) in ranks.chunks_exact_mut(LANES).enumerate() {
-        // SAFETY: the chunk has 32 bytes.
-        let mut rank = unsafe { _mm256_loadu_si256(ranks.as_ptr().cast()) };
-        for head in 0..H {
-            let best = _mm256_set1_epi8(best[head].cast_signed());
-            let own = _mm256_subs_epu8(best, distances[head][part]);
-            rank = if head == 0 && !join_first { own } else { joined(rank, own, join) };
-        }
-        // SAFETY: the chunk has 32 bytes.
-        unsafe { _mm256_storeu_si256(ranks.as_mut_ptr().cast(), rank) };
-    }
-}
+    type Vector = __m256i;
 
-/// The ranks that two heads have together.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn joined(a: __m256i, b: __m256i, join: __m256i) -> __m256i {
-    let larger = _mm256_max_epu8(a, b);
-    let difference = _mm256_sub_epi8(larger, _mm256_min_epu8(a, b));
-    let quarter = _mm256_and_si256(_mm256_srli_epi16::<2>(difference), _mm256_set1_epi8(63));
-    let index = _mm256_min_epu8(quarter, _mm256_set1_epi8(15));
-    _mm256_adds_epu8(larger, _mm256_shuffle_epi8(join, index))
+    codes::operations! {
+        fn splat(byte: u8) -> __m256i = _mm256_set1_epi8(byte.cast_signed());
+        fn and(a: __m256i, b: __m256i) -> __m256i = _mm256_and_si256(a, b);
+        fn look_up(table: __m256i, index: __m256i) -> __m256i = _mm256_shuffle_epi8(table, index);
+        fn add(a: __m256i, b: __m256i) -> __m256i = _mm256_adds_epu8(a, b);
+        fn subtract(a: __m256i, b: __m256i) -> __m256i = _mm256_subs_epu8(a, b);
+        fn max(a: __m256i, b: __m256i) -> __m256i = _mm256_max_epu8(a, b);
+        fn min(a: __m256i, b: __m256i) -> __m256i = _mm256_min_epu8(a, b);
+        fn repeat(table: &[u8; CODE_WORDS]) -> __m256i =
+            _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast()));
+    }
+
+    #[inline(always)]
+    fn shift<const BITS: u32>(self, a: __m256i) -> __m256i {
+        // SAFETY: as for the operations above.
+        unsafe { _mm256_srl_epi16(a, _mm_cvtsi32_si128(BITS.cast_signed())) }
+    }
+
+    #[inline(always)]
+    unsafe fn load(self, from: *const u8) -> __m256i {
+        // SAFETY: the token proves the instruction set, the caller promises 32 readable bytes.
+        unsafe { _mm256_loadu_si256(from.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut u8, a: __m256i) {
+        // SAFETY: the token proves the instruction set, the caller promises 32 writable bytes.
+        unsafe { _mm256_storeu_si256(to.cast(), a) }
+    }
 }
 
 /// The bits of the 32 ranks in `part` that are at least `cut`.

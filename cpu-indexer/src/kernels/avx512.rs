@@ -12,7 +12,8 @@ use std::arch::x86_64::*;
 
 use hindsight_protocol::geometry::KvDtype;
 
-use super::{CODE_GROUP, CODE_WORDS, GroupQuery, dense, prefetch, scalar};
+use super::codes::{self, Bytes};
+use super::{CODE_WORDS, GroupQuery, dense, prefetch, scalar};
 
 /// Rows that are scored together, so that each part of a query is loaded once for all of them.
 const ROWS: usize = 4;
@@ -234,10 +235,6 @@ pub(super) fn add_exp(scores: &[f32], offset: f32, weights: &mut [f32]) {
     }
 }
 
-/// Bytes of codes between those that are looked up and those that are fetched meanwhile: the processor's own prefetcher
-/// stops at each page.
-const CODES_AHEAD: usize = 4096;
-
 #[target_feature(enable = "avx512f,avx512bw")]
 pub(super) fn scan_codes(
     codes: &[u8],
@@ -246,94 +243,46 @@ pub(super) fn scan_codes(
     join: &[u8; 16],
     ranks: &mut [u8],
 ) {
-    let subspaces = tables.len() / best.len();
-    let group_bytes = subspaces / 2 * CODE_GROUP;
-    let mut ahead = codes.chunks_exact(2 * group_bytes).skip(CODES_AHEAD.div_ceil(2 * group_bytes));
-    let mut codes = codes.chunks_exact(2 * group_bytes);
-    let mut ranks = ranks.chunks_exact_mut(2 * CODE_GROUP);
-    for (codes, ranks) in codes.by_ref().zip(ranks.by_ref()) {
-        for line in ahead.next().unwrap_or(&[]).chunks(64) {
-            _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast());
-        }
-        for first in (0..best.len()).step_by(HEADS) {
-            let tables = &tables[first * subspaces..];
-            match best.len() - first {
-                1 => scan_two::<1>(codes, tables, &best[first..], join, ranks, first > 0),
-                2 => scan_two::<2>(codes, tables, &best[first..], join, ranks, first > 0),
-                3 => scan_two::<3>(codes, tables, &best[first..], join, ranks, first > 0),
-                _ => scan_two::<4>(codes, tables, &best[first..], join, ranks, first > 0),
-            }
-        }
-    }
-    scalar::scan_codes(codes.remainder(), tables, best, join, ranks.into_remainder());
+    codes::scan(Vectors(()), codes, tables, best, join, ranks);
 }
 
-/// Ranks two groups of keys for `H` heads; joined to the ranks that are there already if `join_first`.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw")]
-fn scan_two<const H: usize>(
-    codes: &[u8],
-    tables: &[[u8; CODE_WORDS]],
-    best: &[u8],
-    join: &[u8; 16],
-    ranks: &mut [u8],
-    join_first: bool,
-) {
-    let group_bytes = codes.len() / 2;
-    let subspaces = 2 * group_bytes / CODE_GROUP;
-    assert!(tables.len() >= H * subspaces && ranks.len() == 2 * CODE_GROUP);
-    let nibble = _mm512_set1_epi8(15);
-    let mut distances = [[_mm512_setzero_si512(); 2]; H];
-    for pair in 0..subspaces / 2 {
-        let mut codes_of = [[_mm512_setzero_si512(); 2]; 2];
-        for group in 0..2 {
-            // SAFETY: there are two groups of `group_bytes` bytes, each of `subspaces / 2` vectors of 64 bytes.
-            let words = unsafe {
-                let at = group * group_bytes + pair * CODE_GROUP;
-                _mm512_loadu_si512(codes.as_ptr().add(at).cast())
-            };
-            codes_of[0][group] = _mm512_and_si512(words, nibble);
-            codes_of[1][group] = _mm512_and_si512(_mm512_srli_epi16::<4>(words), nibble);
-        }
-        for head in 0..H {
-            for half in 0..2 {
-                // SAFETY: the tables of `H` heads were checked to be there; each has 16 bytes.
-                let table = unsafe {
-                    let table = tables.get_unchecked(head * subspaces + 2 * pair + half);
-                    _mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast()))
-                };
-                for group in 0..2 {
-                    let distance = &mut distances[head][group];
-                    let looked_up = _mm512_shuffle_epi8(table, codes_of[half][group]);
-                    *distance = _mm512_adds_epu8(*distance, looked_up);
-                }
-            }
-        }
-    }
-    // SAFETY: `join` has 16 bytes.
-    let join = unsafe { _mm512_broadcast_i32x4(_mm_loadu_si128(join.as_ptr().cast())) };
-    for (group, ranks) in ranks.chunks_exact_mut(CODE_GROUP).enumerate() {
-        // SAFETY: the chunk has 64 bytes.
-        let mut rank = unsafe { _mm512_loadu_si512(ranks.as_ptr().cast()) };
-        for head in 0..H {
-            let best = _mm512_set1_epi8(best[head].cast_signed());
-            let own = _mm512_subs_epu8(best, distances[head][group]);
-            rank = if head == 0 && !join_first { own } else { joined(rank, own, join) };
-        }
-        // SAFETY: the chunk has 64 bytes.
-        unsafe { _mm512_storeu_si512(ranks.as_mut_ptr().cast(), rank) };
-    }
-}
+/// Proof that the processor has what [`scan_codes`] is compiled for.
+#[derive(Clone, Copy)]
+struct Vectors(());
 
-/// The ranks that two heads have together.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw")]
-fn joined(a: __m512i, b: __m512i, join: __m512i) -> __m512i {
-    let larger = _mm512_max_epu8(a, b);
-    let difference = _mm512_sub_epi8(larger, _mm512_min_epu8(a, b));
-    let quarter = _mm512_and_si512(_mm512_srli_epi16::<2>(difference), _mm512_set1_epi8(63));
-    let index = _mm512_min_epu8(quarter, _mm512_set1_epi8(15));
-    _mm512_adds_epu8(larger, _mm512_shuffle_epi8(join, index))
+impl Bytes for Vectors {
+    const LANES: usize = 64;
+    type Vector = __m512i;
+
+    codes::operations! {
+        fn splat(byte: u8) -> __m512i = _mm512_set1_epi8(byte.cast_signed());
+        fn and(a: __m512i, b: __m512i) -> __m512i = _mm512_and_si512(a, b);
+        fn look_up(table: __m512i, index: __m512i) -> __m512i = _mm512_shuffle_epi8(table, index);
+        fn add(a: __m512i, b: __m512i) -> __m512i = _mm512_adds_epu8(a, b);
+        fn subtract(a: __m512i, b: __m512i) -> __m512i = _mm512_subs_epu8(a, b);
+        fn max(a: __m512i, b: __m512i) -> __m512i = _mm512_max_epu8(a, b);
+        fn min(a: __m512i, b: __m512i) -> __m512i = _mm512_min_epu8(a, b);
+        fn repeat(table: &[u8; CODE_WORDS]) -> __m512i =
+            _mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast()));
+    }
+
+    #[inline(always)]
+    fn shift<const BITS: u32>(self, a: __m512i) -> __m512i {
+        // SAFETY: as for the operations above.
+        unsafe { _mm512_srl_epi16(a, _mm_cvtsi32_si128(BITS.cast_signed())) }
+    }
+
+    #[inline(always)]
+    unsafe fn load(self, from: *const u8) -> __m512i {
+        // SAFETY: the token proves the instruction set, the caller promises 64 readable bytes.
+        unsafe { _mm512_loadu_si512(from.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut u8, a: __m512i) {
+        // SAFETY: the token proves the instruction set, the caller promises 64 writable bytes.
+        unsafe { _mm512_storeu_si512(to.cast(), a) }
+    }
 }
 
 /// The bits of the 64 ranks in `part` that are at least `cut`.

@@ -8,6 +8,8 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod calls;
+#[cfg(target_arch = "x86_64")]
+mod codes;
 mod dense;
 mod query;
 pub(crate) mod scalar;
@@ -127,4 +129,13 @@ fn prefetch(words: &[u16]) {
         // SAFETY: a prefetch has no effect on memory, and the address is that of a live slice.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) };
     }
+}
+
+/// Asks the processor to fetch the cache line in which `bytes` begin into its first-level cache.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn prefetch_line(bytes: &[u8]) {
+    use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+    // SAFETY: as for `prefetch`.
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().cast()) };
 }
