@@ -13,9 +13,9 @@ use super::codes::{self, Bytes};
 use super::{CODE_WORDS, GroupQuery, dense, prefetch, scalar};
 
 /// Rows that are scored together.
-const ROWS: usize = 2;
-/// Heads that are scored together: with [`ROWS`] rows their sums fill half of the registers.
-const HEADS: usize = 4;
+const ROWS: usize = 4;
+/// Heads that are scored together at most: with [`ROWS`] rows their sums fill three quarters of the registers.
+const HEADS: usize = 3;
 
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn score_rows(
@@ -42,78 +42,68 @@ fn score_format<const F16: bool>(
     out: &mut [f32],
     stride: usize,
 ) {
+    let group = query.group();
+    let together = group.div_ceil(group.div_ceil(HEADS));
     let mut ahead = ahead.chunks(ROWS);
     for (batch, column) in rows.chunks(ROWS).zip((0..).step_by(ROWS)) {
-        let two = two_of(batch);
-        // Once there is nothing to fetch, asking for what is being read anyway costs next to nothing.
-        let mut next = two_of(ahead.next().unwrap_or(batch));
-        for first in (0..query.group()).step_by(HEADS) {
-            let heads = HEADS.min(query.group() - first);
+        for row in ahead.next().unwrap_or_default() {
+            prefetch(row);
+        }
+        // The last row fills gaps.
+        let last = batch.len() - 1;
+        let four = [batch[0], batch[last.min(1)], batch[last.min(2)], batch[last]];
+        for first in (0..group).step_by(together) {
+            let heads = together.min(group - first);
             let sums = match heads {
-                1 => score_two::<F16, 1>(query, first, two, next),
-                2 => score_two::<F16, 2>(query, first, two, next),
-                3 => score_two::<F16, 3>(query, first, two, next),
-                _ => score_two::<F16, 4>(query, first, two, next),
+                1 => score_tile::<F16, 1>(query, first, four),
+                2 => score_tile::<F16, 2>(query, first, four),
+                _ => score_tile::<F16, 3>(query, first, four),
             };
-            next = two;
             for head in 0..heads {
-                out[(first + head) * stride + column..][..batch.len()]
-                    .copy_from_slice(&sums[head * ROWS..][..batch.len()]);
-            }
-        }
-    }
-}
-
-/// The rows of `batch`, of which there is at least one; the last fills the gap.
-#[inline(always)]
-fn two_of<'a>(batch: &[&'a [u16]]) -> [&'a [u16]; ROWS] {
-    [batch[0], batch[batch.len() - 1]]
-}
-
-/// Scores of [`ROWS`] keys for `H` heads: [H, ROWS].
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn score_two<const F16: bool, const H: usize>(
-    query: &GroupQuery,
-    first: usize,
-    rows: [&[u16]; ROWS],
-    ahead: [&[u16]; ROWS],
-) -> [f32; HEADS * ROWS] {
-    let dim = query.head_dim();
-    let values = &query.values()[first * dim..][..H * dim];
-    let mut sums = [_mm256_setzero_ps(); HEADS * ROWS];
-    for start in (0..dim).step_by(16) {
-        if start % 32 == 0 {
-            for row in 0..ROWS {
-                prefetch(&ahead[row][start..start + 16]);
-            }
-        }
-        for at in [start, start + 8] {
-            let mut keys = [_mm256_setzero_ps(); ROWS];
-            for row in 0..ROWS {
-                // SAFETY: the dimension is a multiple of 16 and each row has that many elements, so 8 lie behind `at`.
-                let words = unsafe { _mm_loadu_si128(rows[row].as_ptr().add(at).cast()) };
-                keys[row] = if F16 {
-                    _mm256_cvtph_ps(words)
-                } else {
-                    _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(words)))
-                };
-            }
-            for head in 0..H {
-                // SAFETY: as above, for the query's elements.
-                let part = unsafe { _mm256_loadu_ps(values.as_ptr().add(head * dim + at)) };
-                for row in 0..ROWS {
-                    let sum = &mut sums[head * ROWS + row];
-                    *sum = _mm256_fmadd_ps(part, keys[row], *sum);
+                let out = &mut out[(first + head) * stride + column..];
+                match out.first_chunk_mut() {
+                    Some(out) if batch.len() == ROWS => *out = sums[head],
+                    _ => out[..batch.len()].copy_from_slice(&sums[head][..batch.len()]),
                 }
             }
         }
     }
-    let mut out = [0.0; HEADS * ROWS];
-    for at in [0, 4] {
-        let four = lanes_sums([sums[at], sums[at + 1], sums[at + 2], sums[at + 3]]);
-        // SAFETY: `out` has room for eight floats.
-        unsafe { _mm_storeu_ps(out.as_mut_ptr().add(at), four) };
+}
+
+/// Scores of [`ROWS`] keys for `H` heads from `first` on: [H, ROWS], in the first rows of a larger matrix.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn score_tile<const F16: bool, const H: usize>(
+    query: &GroupQuery,
+    first: usize,
+    rows: [&[u16]; ROWS],
+) -> [[f32; ROWS]; HEADS] {
+    let dim = query.head_dim();
+    let values = &query.values()[first * dim..][..H * dim];
+    let mut sums = [[_mm256_setzero_ps(); ROWS]; H];
+    for at in (0..dim).step_by(8) {
+        let mut queries = [_mm256_setzero_ps(); H];
+        for head in 0..H {
+            // SAFETY: each head has `dim` elements, a multiple of 16, so 8 lie behind `at`.
+            queries[head] = unsafe { _mm256_loadu_ps(values.as_ptr().add(head * dim + at)) };
+        }
+        for row in 0..ROWS {
+            // SAFETY: as above, for the row's elements.
+            let words = unsafe { _mm_loadu_si128(rows[row].as_ptr().add(at).cast()) };
+            let keys = if F16 {
+                _mm256_cvtph_ps(words)
+            } else {
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(words)))
+            };
+            for head in 0..H {
+                sums[head][row] = _mm256_fmadd_ps(queries[head], keys, sums[head][row]);
+            }
+        }
+    }
+    let mut out = [[0.0; ROWS]; HEADS];
+    for head in 0..H {
+        // SAFETY: `out[head]` has room for four floats.
+        unsafe { _mm_storeu_ps(out[head].as_mut_ptr(), lanes_sums(sums[head])) };
     }
     out
 }

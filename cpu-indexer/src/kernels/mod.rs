@@ -124,10 +124,10 @@ pub(crate) fn fetch(words: &[u16]) {
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
 fn prefetch(words: &[u16]) {
-    for line in words.chunks(32) {
+    for first_of_line in words.iter().step_by(32) {
         use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
         // SAFETY: a prefetch has no effect on memory, and the address is that of a live slice.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) };
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(first_of_line).cast()) };
     }
 }
 
