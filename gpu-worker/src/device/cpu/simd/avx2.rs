@@ -8,7 +8,7 @@ use hindsight_protocol::geometry::KvDtype;
 
 use super::causal_tile::{self, CausalTile};
 use super::decode_tile::{self, DecodeTile};
-use super::vector::Simd;
+use super::vector::{self, Simd};
 use super::widen;
 
 /// Vectors of a full panel of [`CausalTile`].
@@ -43,22 +43,11 @@ pub(super) fn widen(dtype: KvDtype, from: &[u16], to: &mut [f32]) {
     widen::run(Avx2(()), dtype, from, to);
 }
 
-/// Methods that are one expression of intrinsics without memory access.
-macro_rules! operations {
-    ($(fn $name:ident($($argument:ident: $kind:ty),*) -> $result:ty = $body:expr;)*) => {
-        $(#[inline(always)]
-        fn $name(self, $($argument: $kind),*) -> $result {
-            // SAFETY: the token proves that the CPU has AVX2, FMA and F16C, which is all that these intrinsics ask for.
-            unsafe { $body }
-        })*
-    };
-}
-
 impl Simd for Avx2 {
     const LANES: usize = 8;
     type F32 = __m256;
 
-    operations! {
+    vector::operations! {
         fn splat(x: f32) -> __m256 = _mm256_set1_ps(x);
         fn add(a: __m256, b: __m256) -> __m256 = _mm256_add_ps(a, b);
         fn sub(a: __m256, b: __m256) -> __m256 = _mm256_sub_ps(a, b);

@@ -8,7 +8,7 @@ use hindsight_protocol::geometry::KvDtype;
 
 use super::causal_tile::{self, CausalTile};
 use super::decode_tile::{self, DecodeTile};
-use super::vector::Simd;
+use super::vector::{self, Simd};
 use super::widen;
 
 /// Vectors of a full panel of [`CausalTile`].
@@ -41,22 +41,11 @@ pub(super) fn widen(dtype: KvDtype, from: &[u16], to: &mut [f32]) {
     widen::run(Avx512(()), dtype, from, to);
 }
 
-/// Methods that are one expression of intrinsics without memory access.
-macro_rules! operations {
-    ($(fn $name:ident($($argument:ident: $kind:ty),*) -> $result:ty = $body:expr;)*) => {
-        $(#[inline(always)]
-        fn $name(self, $($argument: $kind),*) -> $result {
-            // SAFETY: the token proves that the CPU has AVX-512 F and DQ, which is all that these intrinsics ask for.
-            unsafe { $body }
-        })*
-    };
-}
-
 impl Simd for Avx512 {
     const LANES: usize = 16;
     type F32 = __m512;
 
-    operations! {
+    vector::operations! {
         fn splat(x: f32) -> __m512 = _mm512_set1_ps(x);
         fn add(a: __m512, b: __m512) -> __m512 = _mm512_add_ps(a, b);
         fn sub(a: __m512, b: __m512) -> __m512 = _mm512_sub_ps(a, b);

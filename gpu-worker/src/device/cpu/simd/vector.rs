@@ -91,3 +91,17 @@ impl KvFormat for Bf16 {
         unsafe { s.load_bf16(from) }
     }
 }
+
+/// Methods of [`Simd`] that are one expression of intrinsics without memory access.
+#[cfg(target_arch = "x86_64")]
+macro_rules! operations {
+    ($(fn $name:ident($($argument:ident: $kind:ty),*) -> $result:ty = $body:expr;)*) => {
+        $(#[inline(always)]
+        fn $name(self, $($argument: $kind),*) -> $result {
+            // SAFETY: the token proves that the CPU has the instruction set, which is all that these intrinsics ask for.
+            unsafe { $body }
+        })*
+    };
+}
+#[cfg(target_arch = "x86_64")]
+pub(super) use operations;
