@@ -10,10 +10,8 @@ use std::arch::x86_64::*;
 use hindsight_protocol::geometry::KvDtype;
 
 use super::codes::{self, Bytes};
-use super::{CODE_WORDS, GroupQuery, dense, prefetch, scalar};
+use super::{CODE_WORDS, GroupQuery, ROWS, dense, four_of, prefetch, scalar};
 
-/// Rows that are scored together.
-const ROWS: usize = 4;
 /// Heads that are scored together at most: with [`ROWS`] rows their sums fill three quarters of the registers.
 const HEADS: usize = 3;
 
@@ -49,9 +47,7 @@ fn score_format<const F16: bool>(
         for row in ahead.next().unwrap_or_default() {
             prefetch(row);
         }
-        // The last row fills gaps.
-        let last = batch.len() - 1;
-        let four = [batch[0], batch[last.min(1)], batch[last.min(2)], batch[last]];
+        let four = four_of(batch);
         for first in (0..group).step_by(together) {
             let heads = together.min(group - first);
             let sums = match heads {

@@ -13,10 +13,8 @@ use std::arch::x86_64::*;
 use hindsight_protocol::geometry::KvDtype;
 
 use super::codes::{self, Bytes};
-use super::{CODE_WORDS, GroupQuery, dense, prefetch, scalar};
+use super::{CODE_WORDS, GroupQuery, ROWS, dense, four_of, prefetch, scalar};
 
-/// Rows that are scored together, so that each part of a query is loaded once for all of them.
-const ROWS: usize = 4;
 /// Heads that are scored together: with [`ROWS`] rows they fill half of the registers with sums.
 const HEADS: usize = 4;
 
@@ -53,13 +51,6 @@ pub(super) fn score_rows(
             }
         }
     }
-}
-
-/// The rows of `batch`, of which there is at least one; the last fills the gaps.
-#[inline(always)]
-fn four_of<'a>(batch: &[&'a [u16]]) -> [&'a [u16]; ROWS] {
-    let last = batch.len() - 1;
-    [batch[0], batch[last.min(1)], batch[last.min(2)], batch[last]]
 }
 
 /// Scores of [`ROWS`] half-precision keys for `H` heads, [H, ROWS], by widening each key to single precision.

@@ -111,6 +111,18 @@ const LN_2_LOW: f32 = -2.121_944_4e-4;
 /// The series of `exp`, good to single precision on ±`ln 2 / 2`, highest power first.
 const EXP_POLYNOMIAL: [f32; 7] = [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0];
 
+/// Rows that are scored together, so that each part of a query is loaded once for all of them.
+#[cfg(target_arch = "x86_64")]
+const ROWS: usize = 4;
+
+#[cfg(target_arch = "x86_64")]
+/// The rows of `batch`, of which there is at least one; the last fills the gaps.
+#[inline(always)]
+fn four_of<'a>(batch: &[&'a [u16]]) -> [&'a [u16]; ROWS] {
+    let last = batch.len() - 1;
+    [batch[0], batch[last.min(1)], batch[last.min(2)], batch[last]]
+}
+
 /// Asks the processor to fetch `words` into its second-level cache, which has more requests in flight than the first;
 /// elsewhere than on x86-64 nothing.
 #[inline(always)]
