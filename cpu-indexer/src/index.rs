@@ -7,7 +7,7 @@ use hindsight_protocol::geometry::Geometry;
 
 use crate::exact::ExactScan;
 use crate::kernels::{GroupQuery, Kernels};
-use crate::lfps::{Lfps, LfpsHead};
+use crate::lfps::{Lfps, LfpsHead, Proposal};
 use crate::parameters::{IndexParameters, ParameterError, Policy, Timing};
 use crate::selection::{Audit, Selection, Zones};
 
@@ -27,6 +27,8 @@ pub struct Index {
     heads: Vec<LfpsHead>,
     /// What is attended to at the next step, per layer and KV head; for [`Timing::Ahead`].
     prepared: Vec<Prepared>,
+    /// What was proposed to the layer that comes next, per KV head; for [`Timing::Rehearsed`].
+    rehearsed: Vec<Rehearsed>,
 }
 
 /// A selection made by the queries of one step for the next.
@@ -35,6 +37,15 @@ struct Prepared {
     /// Tokens that the step saw.
     tokens: usize,
     selection: Selection,
+}
+
+/// What the expected queries of a layer proposed to one token.
+#[derive(Debug, Clone)]
+struct Rehearsed {
+    layer: usize,
+    /// Tokens that the step will see; 0 for what is of no use any more.
+    tokens: usize,
+    proposal: Proposal,
 }
 
 impl Index {
@@ -82,14 +93,20 @@ impl Index {
             Timing::Now | Timing::Rehearsed => 0,
             Timing::Ahead => geometry.layers as usize * geometry.kv_heads as usize,
         };
+        let lfps = Lfps::new(kernels, parameters.clone(), group, max_tokens);
+        let rehearsed = match parameters.timing {
+            Timing::Now | Timing::Ahead => 0,
+            Timing::Rehearsed => geometry.kv_heads as usize,
+        };
         Ok(Self {
             prepared: vec![Prepared::default(); prepared],
+            rehearsed: vec![Rehearsed { layer: 0, tokens: 0, proposal: lfps.proposal() }; rehearsed],
             policy,
             geometry,
             scale: softmax_scale,
             query: GroupQuery::new(group, geometry.head_dim as usize),
             exact: ExactScan::new(kernels, group, max_tokens),
-            lfps: Lfps::new(kernels, parameters.clone(), group, max_tokens),
+            lfps,
             heads: (0..heads)
                 .map(|_| LfpsHead::new(&parameters, group, geometry.head_dim as usize))
                 .collect(),
@@ -204,9 +221,9 @@ impl Index {
         self.prepared[at] = Prepared { tokens: view.tokens(), selection };
     }
 
-    /// Chooses what the token after those in `view` shall attend to, by the queries ([group, head_dim], unscaled) that it is
-    /// expected to have. Its own key is not needed. Returns false, and has done nothing, if that is of no use: there is nothing
-    /// to choose, or nothing has been learned that would make a choice cheap.
+    /// Proposes candidates to the token after those in `view`, by the queries ([group, head_dim], unscaled) that it is expected
+    /// to have: when its own are there, [`Index::select`] chooses among them, unless the queries prove too unlike. Its own key is
+    /// not needed. Says whether anything was proposed: there may be nothing to choose, or nothing learned yet.
     ///
     /// # Panics
     /// As [`Index::select`].
@@ -216,18 +233,19 @@ impl Index {
         kv_head: usize,
         view: HeadBlocks<'_>,
         queries: &[f32],
-        out: &mut Selection,
     ) -> bool {
         let at = self.head(layer, kv_head);
+        let tokens = view.tokens() + 1;
         let useful = self.policy == Policy::Lfps
-            && self.parameters.timing == Timing::Rehearsed
-            && self.chooses(layer, self.zones(view.tokens()))
-            && self.lfps.is_ready(&self.heads[at]);
-        if useful {
-            self.select_now(layer, kv_head, view, queries, out);
-            out.round_to_blocks(self.zones(view.tokens() + 1), view.block_tokens());
-        }
-        useful
+            && self.chooses(layer, self.zones(tokens))
+            && self.lfps.proposes(&self.heads[at]);
+        let Some(rehearsed) = self.rehearsed.get_mut(kv_head).filter(|_| useful) else {
+            return false;
+        };
+        (rehearsed.layer, rehearsed.tokens) = (layer, tokens);
+        self.query.load(queries, self.scale);
+        self.lfps.propose(&mut self.heads[at], view, &self.query, &mut rehearsed.proposal);
+        true
     }
 
     fn select_now(
@@ -245,11 +263,21 @@ impl Index {
             out.choose_all(zones, view.block_tokens());
             return;
         }
-        let Self { lfps, heads, query, exact, scale, parameters, .. } = self;
+        let Self { lfps, heads, query, exact, scale, parameters, rehearsed, .. } = self;
         query.load(queries, *scale);
-        match self.policy {
-            Policy::Exact => exact.select(view, query, zones, parameters.top_k, out),
-            Policy::Lfps => lfps.select(&mut heads[at], view, query, zones, exact, out),
+        if self.policy == Policy::Exact {
+            exact.select(view, query, zones, parameters.top_k, out);
+            return;
+        }
+        let proposed = rehearsed
+            .get_mut(kv_head)
+            .filter(|it| (it.layer, it.tokens) == (layer, view.tokens()));
+        let head = &mut heads[at];
+        if let Some(Rehearsed { tokens, proposal, .. }) = proposed {
+            *tokens = 0;
+            lfps.select_proposed(head, view, query, zones, proposal, exact, out);
+        } else {
+            lfps.select(head, view, query, zones, exact, out);
         }
     }
 

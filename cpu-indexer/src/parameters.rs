@@ -39,8 +39,8 @@ pub enum SketchUse {
 pub enum Timing {
     /// By the step's own queries, while they wait.
     Now,
-    /// By the queries that a layer is expected to have, which are known before its own; by its own where they turn out to
-    /// differ, or come too soon.
+    /// By the step's own queries, among candidates that the queries proposed which the layer was expected to have: these are
+    /// known before its own.
     Rehearsed,
     /// By the queries of the step before, ahead of time: nobody waits, and what a query turns to for the first time is missed
     /// unless it lies in a block that is attended anyway.

@@ -74,6 +74,11 @@ pub(crate) fn score_tokens(
     }
 }
 
+/// Asks for the keys of `tokens`, which will be scored soon.
+pub(crate) fn fetch_tokens(view: HeadBlocks<'_>, tokens: &[u32]) {
+    tokens.iter().for_each(|&token| fetch(view.key(token as usize)));
+}
+
 /// Writes to `weights` the softmax weight of each column, summed over the group, given the logarithm of each head's
 /// normaliser.
 pub(crate) fn sum_weights(

@@ -44,6 +44,8 @@ pub struct Effort {
     pub history_bytes: usize,
     /// Whether the query had drifted, so that more was read than otherwise.
     pub repaired: bool,
+    /// Whether expected queries proposed candidates that were of no use, for the true ones were too unlike them.
+    pub misled: bool,
 }
 
 impl Effort {
@@ -51,6 +53,13 @@ impl Effort {
     #[must_use]
     pub const fn bytes(&self) -> usize {
         self.key_bytes + self.sketch_bytes + self.history_bytes
+    }
+
+    /// Adds what else was read.
+    pub(crate) const fn add(&mut self, other: &Self) {
+        self.key_bytes += other.key_bytes;
+        self.sketch_bytes += other.sketch_bytes;
+        self.history_bytes += other.history_bytes;
     }
 }
 

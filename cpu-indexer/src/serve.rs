@@ -154,15 +154,23 @@ struct Scratch {
 /// Work for a query that is expected, done head by head while nothing is asked.
 #[derive(Debug, Default)]
 struct Expected {
-    asked: Asked,
+    asked: Option<Asked>,
     /// [heads, head_dim].
     query: Vec<f32>,
-    /// The KV heads that are still to be answered for. Those before have been.
+    /// The KV heads that nothing has been proposed to yet.
     heads: Range<usize>,
 }
 
+impl Expected {
+    /// Expects nothing any more.
+    fn clear(&mut self) {
+        self.asked = None;
+        self.heads = 0..0;
+    }
+}
+
 /// One layer at the step of one token.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Asked {
     sequence: u32,
     layer: u32,
@@ -214,8 +222,9 @@ impl Indexer<'_> {
     }
 
     fn handle(&mut self, request: &Request<'_>) -> Result<(), Failure> {
-        // Heads that have not been rehearsed by now are not any more.
-        self.expected.heads.end = self.expected.heads.start;
+        if !matches!(request, Request::Select { .. }) {
+            self.expected.clear();
+        }
         let outcome = match *request {
             Request::Open { sequence, policy, top_k } => self.store.open(sequence, policy, top_k),
             Request::Rewind { sequence, policy, top_k, tokens } => {
@@ -233,9 +242,9 @@ impl Indexer<'_> {
                 let asked = Asked { sequence, layer, position };
                 return self.expect(asked, query).map_err(rejected);
             }
-            Request::Select { sequence, layer, position, anew, query } => {
+            Request::Select { sequence, layer, position, query } => {
                 let asked = Asked { sequence, layer, position };
-                return self.select(asked, anew, query);
+                return self.select(asked, query);
             }
         };
         let slab_bytes =
@@ -319,43 +328,37 @@ impl Indexer<'_> {
         // All but the token's own key.
         let heads = self.store.layer(sequence, layer, position)?.residency.len();
         self.store.layer(sequence, layer, position.saturating_add(1))?;
-        self.expected.asked = asked;
+        self.expected.asked = Some(asked);
         self.expected.heads = 0..heads;
         self.expected.query.clear();
         self.expected.query.extend_from_slice(query);
         Ok(())
     }
 
-    /// Answers for the next KV head by the expected query.
+    /// Has the expected query propose to the next KV head.
     fn rehearse(&mut self) -> Result<(), Failure> {
         let began = Instant::now();
         let since = self.recorder.now();
         let Expected { asked, query, heads } = &mut self.expected;
-        let (head, asked) = (heads.start, *asked);
-        let Asked { sequence, layer, position } = asked;
-        let state = self.store.layer(sequence, layer, position).map_err(rejected)?;
-        let selections = &mut self.scratch.selections;
-        selections.resize_with(state.residency.len(), Selection::default);
-        let per_head = query.len() / state.residency.len();
-        let query = &query[head * per_head..][..per_head];
-        let selection = &mut selections[head];
-        if state.index.rehearse(state.layer, head, state.view(head), query, selection) {
-            heads.start += 1;
-            self.answer(asked, head, true, since)?;
-        } else {
-            heads.end = head;
+        if let (Some(Asked { sequence, layer, position }), Some(head)) = (*asked, heads.next()) {
+            let state = self.store.layer(sequence, layer, position).map_err(rejected)?;
+            let per_head = query.len() / state.residency.len();
+            let query = &query[head * per_head..][..per_head];
+            if !state.index.rehearse(state.layer, head, state.view(head), query) {
+                *heads = 0..0;
+            }
+            let kv_head = Some(count(head as u64));
+            let detail = Detail { position, layer: Some(layer), kv_head, ..Detail::default() };
+            self.recorder.record(Activity::Prepare, since, detail);
         }
         self.counters.select_ns.add(nanoseconds(began));
         Ok(())
     }
 
-    fn select(&mut self, asked: Asked, anew: bool, query: &[f32]) -> Result<(), Failure> {
+    fn select(&mut self, asked: Asked, query: &[f32]) -> Result<(), Failure> {
         let began = Instant::now();
         let Asked { sequence, layer, position } = asked;
         let geometry = *self.arena.geometry();
-        let Expected { asked: expected, heads, .. } = &mut self.expected;
-        let rehearsed = if *expected == asked { heads.start } else { 0 };
-        self.expected.heads = 0..0;
         let mut state =
             self.store.layer(sequence, layer, position.saturating_add(1)).map_err(rejected)?;
         let tokens = state.tokens;
@@ -363,18 +366,26 @@ impl Indexer<'_> {
         let heads = state.residency.len();
         let per_head = query.len() / heads;
         self.scratch.selections.resize_with(heads, Selection::default);
-        let used = if anew { 0 } else { rehearsed };
-        self.counters.rehearsed.add(used as u64);
-        self.counters.misled.add((rehearsed - used) as u64);
-        for head in used..heads {
+        if self.expected.asked != Some(asked) {
+            self.expected.clear();
+        }
+        let in_time = self.expected.heads.start;
+        for head in 0..heads {
+            // What has not been proposed in time is proposed now: what is chosen does not depend on who was faster.
+            if self.expected.heads.start == head {
+                self.rehearse()?;
+            }
             let since = self.recorder.now();
             let state = self.store.layer(sequence, layer, position + 1).map_err(rejected)?;
             let query = &query[head * per_head..][..per_head];
             let selection = &mut self.scratch.selections[head];
             state.index.select(state.layer, head, state.view(head), query, selection);
-            selection.effort.repaired |= head < rehearsed;
-            self.answer(asked, head, false, since)?;
+            let misled = selection.effort.misled;
+            self.counters.misled.add(u64::from(misled));
+            self.counters.rehearsed.add(u64::from(head < in_time && !misled));
+            self.answer(asked, head, since)?;
         }
+        self.expected.clear();
         let state = self.store.layer(sequence, layer, position + 1).map_err(rejected)?;
         let detail = Detail { position, layer: Some(layer), ..Detail::default() };
         if state.index.parameters().timing == Timing::Ahead {
@@ -402,15 +413,8 @@ impl Indexer<'_> {
         Ok(())
     }
 
-    /// Tells the worker what has been selected for a KV head, since a moment of the profile: for the query that was `expected`,
-    /// or its own.
-    fn answer(
-        &mut self,
-        asked: Asked,
-        head: usize,
-        expected: bool,
-        since: Moment,
-    ) -> Result<(), Failure> {
+    /// Tells the worker what has been selected for a KV head, since a moment of the profile.
+    fn answer(&mut self, asked: Asked, head: usize, since: Moment) -> Result<(), Failure> {
         let Asked { sequence, layer, position } = asked;
         let geometry = *self.arena.geometry();
         let state = self.store.layer(sequence, layer, position + 1).map_err(rejected)?;
@@ -433,7 +437,7 @@ impl Indexer<'_> {
             .place(&selection.blocks, placed)
             .map_err(|error| rejected(error.into()))?;
         let kv_head = count(head as u64);
-        let reply = Reply::Selection { sequence, layer, kv_head, position, expected, blocks };
+        let reply = Reply::Selection { sequence, layer, kv_head, position, blocks };
         send(&mut self.replies, &reply)?;
         let counters = self.counters;
         counters.evictions.add(evictions as u64);

@@ -77,7 +77,7 @@ fn steps_allocate_nothing() {
             let view = text.cache.head(0, 0, tokens);
             // Every other step is rehearsed; the true query then asks for nothing more.
             let expected = text.cache.head(0, 0, tokens - 1);
-            let rehearsed = step % 2 == 0 && index.rehearse(0, 0, expected, queries, &mut out);
+            let rehearsed = step % 2 == 0 && index.rehearse(0, 0, expected, queries);
             assert_eq!(rehearsed, step % 2 == 0 && policy == Policy::Lfps);
             index.append(0, 0, view, tokens - 1..tokens);
             if !rehearsed {

@@ -50,9 +50,6 @@ pub struct IndexerLink<'a> {
     requests: Sender<'a>,
     replies: Receiver<'a>,
     block_tokens: usize,
-    kv_heads: u32,
-    /// Answers to expected queries that are to be passed over, at most.
-    stale: u32,
 }
 
 impl<'a> IndexerLink<'a> {
@@ -63,8 +60,6 @@ impl<'a> IndexerLink<'a> {
             requests: arena.query_ring().producer(),
             replies: arena.selection_ring().consumer(),
             block_tokens: arena.geometry().block_tokens as usize,
-            kv_heads: arena.geometry().kv_heads,
-            stale: 0,
         }
     }
 
@@ -95,15 +90,13 @@ impl<'a> IndexerLink<'a> {
         })
     }
 
-    /// Asks for the blocks of every KV head of a layer; [`IndexerLink::selection`] takes the answers. Those to an expected
-    /// query, if there are any, are passed over if every head is to be answered for `anew`.
+    /// Asks for the blocks of every KV head of a layer; [`IndexerLink::selection`] takes the answers.
     ///
     /// # Errors
     /// As [`IndexerLink::tell`].
-    pub fn select(&mut self, place: Place, anew: bool, query: &[f32]) -> Result<(), LinkError> {
+    pub fn select(&mut self, place: Place, query: &[f32]) -> Result<(), LinkError> {
         let Place { sequence, layer, position, .. } = place;
-        self.stale = if anew { self.kv_heads } else { 0 };
-        self.tell(&Request::Select { sequence, layer, position, anew, query })
+        self.tell(&Request::Select { sequence, layer, position, query })
     }
 
     /// Waits for the blocks that one KV head attends to, after [`IndexerLink::select`]; KV heads are answered in their order.
@@ -120,32 +113,18 @@ impl<'a> IndexerLink<'a> {
         blocks: &mut Vec<SelectedBlock>,
     ) -> Result<(), LinkError> {
         let block_tokens = self.block_tokens;
-        let Place { sequence: of_sequence, layer: of_layer, position: at, .. } = place;
-        loop {
-            let passes_over = self.stale > 0;
-            let taken = self.reply(|reply| match reply {
-                Reply::Selection { sequence, layer, position, expected: true, .. }
-                    if passes_over
-                        && (sequence, layer, position) == (of_sequence, of_layer, at) =>
-                {
-                    Ok(false)
-                }
-                Reply::Selection {
-                    sequence, layer, kv_head, position, blocks: selected, ..
-                } if place == (Place { sequence, layer, kv_head, position }) => {
-                    check_blocks(selected, place.position, block_tokens)?;
-                    blocks.clear();
-                    blocks.extend_from_slice(selected);
-                    Ok(true)
-                }
-                Reply::Refused(refusal) => Err(refusal.into()),
-                other => Err(LinkError::Answer(format!("asked about {place:?}, got {other:?}"))),
-            })?;
-            if taken {
-                return Ok(());
+        self.reply(|reply| match reply {
+            Reply::Selection { sequence, layer, kv_head, position, blocks: selected }
+                if place == (Place { sequence, layer, kv_head, position }) =>
+            {
+                check_blocks(selected, place.position, block_tokens)?;
+                blocks.clear();
+                blocks.extend_from_slice(selected);
+                Ok(())
             }
-            self.stale -= 1;
-        }
+            Reply::Refused(refusal) => Err(refusal.into()),
+            other => Err(LinkError::Answer(format!("asked about {place:?}, got {other:?}"))),
+        })
     }
 
     fn reply<R>(
@@ -220,7 +199,7 @@ mod tests {
     fn selected_of(blocks: &[SelectedBlock], answered: Place) -> Result<usize, LinkError> {
         let arena = arena();
         let Place { sequence, layer, kv_head, position } = answered;
-        Reply::Selection { sequence, layer, kv_head, position, expected: false, blocks }
+        Reply::Selection { sequence, layer, kv_head, position, blocks }
             .encode(|parts| arena.selection_ring().producer().send(parts, Patience::default()))
             .unwrap();
         let mut selection = Vec::new();
@@ -259,34 +238,6 @@ mod tests {
         let link_of = |tokens| check_blocks(&blocks(1, tokens), at(60).position, 16);
         assert_eq!(link_of(1 << 12), Ok(()));
         assert!(link_of(1 << 12 | 1 << 13).is_err());
-    }
-
-    /// What the worker takes for [`PLACE`], when answers to an expected query came first.
-    fn taken(anew: bool, expected: &[u32]) -> Result<u32, LinkError> {
-        let arena = arena();
-        let ring = arena.selection_ring();
-        let mut replies = ring.producer();
-        let Place { sequence, layer, position, .. } = PLACE;
-        let flags = expected.iter().map(|&head| (head, true)).chain([(PLACE.kv_head, false)]);
-        for (kv_head, expected) in flags {
-            let blocks = [SelectedBlock::new(3, u32::from(expected), false, 0xffff)];
-            Reply::Selection { sequence, layer, kv_head, position, expected, blocks: &blocks }
-                .encode(|parts| replies.send(parts, Patience::default()))?;
-        }
-        let mut link = IndexerLink::new(&arena);
-        link.select(PLACE, anew, &[0.0; 32])?;
-        let mut blocks = Vec::new();
-        link.selection(PLACE, &mut blocks)?;
-        Ok(blocks[0].slot())
-    }
-
-    #[test]
-    fn answers_to_an_expected_query_are_taken_unless_the_query_turned_out_another() {
-        assert_eq!(taken(false, &[1]), Ok(1));
-        assert_eq!(taken(true, &[0, 1]), Ok(0));
-        assert_eq!(taken(true, &[]), Ok(0));
-        // More than there are heads.
-        assert!(taken(true, &[0, 1, 0]).is_err());
     }
 
     #[test]

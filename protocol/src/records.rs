@@ -157,8 +157,8 @@ pub enum Request<'a> {
         query: &'a [f32],
     },
     /// The query that a decode step's token is expected to have in a layer that the worker has yet to come to. Everything
-    /// before the token is in the arena, its own key is not. Answered like [`Request::Select`], for as many KV heads as the
-    /// indexer comes to before it sees the [`Request::Select`] of the same token and layer, which must follow; maybe none.
+    /// before the token is in the arena, its own key is not. Not answered: what it proposes is chosen from when the
+    /// [`Request::Select`] of the same token and layer follows.
     Rehearse {
         /// The sequence.
         sequence: u32,
@@ -170,7 +170,7 @@ pub enum Request<'a> {
         query: &'a [f32],
     },
     /// A decode step's query; the token's key and value are in the arena. Answered by a [`Reply::Selection`] for each KV
-    /// head, in their order, but for those that [`Request::Rehearse`] has been answered for.
+    /// head, in their order.
     Select {
         /// The sequence.
         sequence: u32,
@@ -178,8 +178,6 @@ pub enum Request<'a> {
         layer: u32,
         /// Position of the token.
         position: u64,
-        /// Whether what was answered to the expected query is of no use: every KV head is answered for anew.
-        anew: bool,
         /// Its queries after RoPE: [heads, head_dim].
         query: &'a [f32],
     },
@@ -218,8 +216,8 @@ impl<'a> Request<'a> {
             Self::Rehearse { sequence, layer, position, query } => {
                 (header(REHEARSE, sequence, layer, 0, position, 1), query)
             }
-            Self::Select { sequence, layer, position, anew, query } => {
-                (header(SELECT, sequence, layer, u32::from(anew), position, 1), query)
+            Self::Select { sequence, layer, position, query } => {
+                (header(SELECT, sequence, layer, 0, position, 1), query)
             }
         };
         send(&[header.as_bytes(), payload.as_bytes()])
@@ -252,10 +250,7 @@ impl<'a> Request<'a> {
             APPENDED => Self::Appended { sequence, layer, position, tokens },
             SEED => Self::Seed { sequence, layer, remaining: detail, position, query },
             REHEARSE => Self::Rehearse { sequence, layer, position, query },
-            SELECT => {
-                let anew = flag("anew", detail.into())?;
-                Self::Select { sequence, layer, position, anew, query }
-            }
+            SELECT => Self::Select { sequence, layer, position, query },
             kind => return Err(RecordError::Kind(kind)),
         })
     }
@@ -333,8 +328,6 @@ pub enum Reply<'a> {
         kv_head: u32,
         /// Position of the token whose query was asked.
         position: u64,
-        /// Whether it was made for the query that was expected.
-        expected: bool,
         /// Its blocks, ascending.
         blocks: &'a [SelectedBlock],
     },
@@ -383,9 +376,8 @@ impl<'a> Reply<'a> {
                 };
                 send(&[header(REFUSED, 0, 0, code, first, second).as_bytes()])
             }
-            Self::Selection { sequence, layer, kv_head, position, expected, blocks } => {
-                let header =
-                    header(SELECTION, sequence, layer, kv_head, position, u64::from(expected));
+            Self::Selection { sequence, layer, kv_head, position, blocks } => {
+                let header = header(SELECTION, sequence, layer, kv_head, position, 0);
                 send(&[header.as_bytes(), blocks.as_bytes()])
             }
         }
@@ -413,20 +405,10 @@ impl<'a> Reply<'a> {
             SELECTION => {
                 let blocks =
                     <[SelectedBlock]>::ref_from_bytes(payload).map_err(|_| bad_length())?;
-                let expected = flag("expected", tokens)?;
-                Ok(Self::Selection { sequence, layer, kv_head: detail, position, expected, blocks })
+                Ok(Self::Selection { sequence, layer, kv_head: detail, position, blocks })
             }
             kind => Err(RecordError::Kind(kind)),
         }
-    }
-}
-
-/// What is yes or no, as it travels.
-fn flag(field: &'static str, value: u64) -> Result<bool, RecordError> {
-    match value {
-        0 => Ok(false),
-        1 => Ok(true),
-        _ => Err(RecordError::Field { field, value }),
     }
 }
 
@@ -466,8 +448,7 @@ mod tests {
             Request::Appended { sequence: 3, layer: 29, position: 512, tokens: 256 },
             Request::Seed { sequence: 3, layer: 1, remaining: 2, position: 7, query: &query },
             Request::Rehearse { sequence: 3, layer: 2, position: 8, query: &query },
-            Request::Select { sequence: 3, layer: 1, position: 8, anew: false, query: &query },
-            Request::Select { sequence: 3, layer: 1, position: 8, anew: true, query: &query },
+            Request::Select { sequence: 3, layer: 1, position: 8, query: &query },
         ];
         for request in requests {
             request.encode(|parts| {
@@ -484,26 +465,17 @@ mod tests {
             SelectedBlock::new(0, 0, true, 0),
         ];
         let refusal = Refusal::ArenaFull { asked: 9, available: 8 };
-        fn selection(expected: bool, blocks: &[SelectedBlock]) -> Reply<'_> {
-            Reply::Selection { sequence: 1, layer: 2, kv_head: 7, position: 3, expected, blocks }
+        fn selection(blocks: &[SelectedBlock]) -> Reply<'_> {
+            Reply::Selection { sequence: 1, layer: 2, kv_head: 7, position: 3, blocks }
         }
         let replies =
-            [Reply::Done, Reply::Refused(refusal), selection(true, &blocks), selection(false, &[])];
+            [Reply::Done, Reply::Refused(refusal), selection(&blocks), selection(&[])];
         for reply in replies {
             reply.encode(|parts| {
                 with_copy(parts, |record| assert_eq!(Reply::decode(record), Ok(reply)));
             });
         }
         assert!(blocks[1].is_miss() && blocks[1].slot() == 6);
-    }
-
-    #[test]
-    fn what_is_neither_yes_nor_no_is_refused() {
-        let record = |kind, detail, tokens| header(kind, 0, 0, detail, 0, tokens);
-        let select = Request::decode(record(SELECT, 2, 1).as_bytes(), 0).map(|_| ());
-        assert_eq!(select, Err(RecordError::Field { field: "anew", value: 2 }));
-        let selection = Reply::decode(record(SELECTION, 0, 2).as_bytes()).map(|_| ());
-        assert_eq!(selection, Err(RecordError::Field { field: "expected", value: 2 }));
     }
 
     #[test]

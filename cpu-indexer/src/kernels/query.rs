@@ -61,4 +61,18 @@ impl GroupQuery {
     pub(crate) fn rounded(&self) -> &[bf16] {
         &self.rounded
     }
+
+    /// Mean cosine of the queries with `others` ([group, head_dim]), each with that of the same head.
+    ///
+    /// # Panics
+    /// If there are not as many others.
+    #[must_use]
+    pub(crate) fn likeness(&self, others: &[f32]) -> f32 {
+        assert_eq!(others.len(), self.values.len());
+        let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
+        let pairs =
+            self.values.chunks_exact(self.head_dim).zip(others.chunks_exact(self.head_dim));
+        let cosine = |(a, b)| dot(a, b) / (dot(a, a) * dot(b, b)).sqrt().max(f32::MIN_POSITIVE);
+        pairs.map(cosine).sum::<f32>() / self.group as f32
+    }
 }

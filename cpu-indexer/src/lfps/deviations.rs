@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::proposal::Proposal;
 use crate::sketch::Ranking;
 
 /// Deviations are kept in steps of one sixteenth of a natural logarithm.
@@ -50,15 +51,20 @@ impl Deviations {
         }
     }
 
-    /// Remembers the deviations of `tokens`, which lie in `middle`, from the uncorrected `ranking`.
-    pub(super) fn observe(&mut self, tokens: &[u32], weights: &[f32], ranking: &Ranking) {
+    /// Remembers the deviations of `tokens`, the candidates of `proposal`, from what their codes said.
+    pub(super) fn observe(&mut self, tokens: &[u32], weights: &[f32], proposal: &Proposal) {
         self.tokens.clear();
         self.steps.clear();
         self.tokens.extend_from_slice(tokens);
-        self.steps.extend(tokens.iter().zip(weights).map(|(&token, &weight)| {
-            let estimate = ranking.log_weight_of(ranking.ranks[token as usize]);
-            to_steps(rough_ln(weight) - estimate)
+        self.steps.extend(proposal.ranks.iter().zip(weights).map(|(&rank, &weight)| {
+            to_steps(rough_ln(weight) - proposal.log_weight_of(rank))
         }));
+    }
+
+    /// Forgets everything.
+    pub(super) fn forget(&mut self) {
+        self.tokens.clear();
+        self.steps.clear();
     }
 
     /// Forgets tokens outside `middle`.

@@ -4,6 +4,7 @@ mod bitmap;
 mod decayed;
 mod deviations;
 mod history;
+mod proposal;
 mod reach;
 mod usual;
 
@@ -13,13 +14,14 @@ use hindsight_protocol::geometry::KvDtype;
 use crate::exact::ExactScan;
 use crate::kernels::{GroupQuery, Kernels, Scores};
 use crate::parameters::{IndexParameters, SketchUse};
-use crate::scan::{score_tokens, sum_weights};
+use crate::scan::{fetch_tokens, score_tokens, sum_weights};
 use crate::selection::{Effort, Selection, Zones, number};
 use crate::sketch::{EncodeScratch, Ranking, Sketch};
 use crate::topk;
 use bitmap::Bitmap;
 use deviations::Deviations;
 use history::History;
+pub(crate) use proposal::Proposal;
 use reach::{fill, first_rank_from};
 use usual::Usual;
 
@@ -30,6 +32,8 @@ const FLOOR_MARGIN: f32 = 3.0;
 /// By how much a head's normaliser may rise, as a difference of logarithms, when candidates are scored, before they are
 /// proposed anew.
 const MISJUDGED: f32 = 2.0;
+/// Mean cosine of a group's expected and true queries below which what the expected ones proposed is not used.
+const LEAST_ALIKE: f32 = 0.85;
 /// Queries that a sketch is calibrated from when no prompt seeded it.
 const QUERIES_TO_CALIBRATE: usize = 32;
 
@@ -109,6 +113,7 @@ pub(crate) struct Lfps {
     normalisers: Vec<f32>,
     ranking: Ranking,
     set: Bitmap,
+    proposal: Proposal,
     candidates: Vec<u32>,
     reaching: Vec<u32>,
     scores: Scores,
@@ -136,6 +141,7 @@ impl Lfps {
             normalisers: Vec::with_capacity(group),
             ranking: Ranking::new(max_tokens),
             set: Bitmap::new(max_tokens),
+            proposal: Proposal::with_capacity(most),
             candidates: Vec::with_capacity(most),
             reaching: Vec::with_capacity(max_tokens),
             scores: Scores::with_capacity(group, most),
@@ -146,9 +152,14 @@ impl Lfps {
         }
     }
 
-    /// Whether candidates can be had for the queries of `head` without a scan of all keys.
-    pub(crate) fn is_ready(&self, head: &LfpsHead) -> bool {
-        self.parameters.sketch == SketchUse::Never || head.sketch.is_some()
+    /// Whether expected queries of `head` can propose anything.
+    pub(crate) fn proposes(&self, head: &LfpsHead) -> bool {
+        self.parameters.sketch == SketchUse::Always && head.sketch.is_some()
+    }
+
+    /// Room for what one group of queries proposes.
+    pub(crate) fn proposal(&self) -> Proposal {
+        Proposal::with_capacity(self.candidates.capacity())
     }
 
     /// Codes keys that are new in `view`.
@@ -221,12 +232,9 @@ impl Lfps {
         exact: &mut ExactScan,
         out: &mut Selection,
     ) {
-        let drifted = drift(&head.last_query, query) < self.parameters.drift_threshold;
-        head.last_query.clear();
-        head.last_query.extend_from_slice(query.values());
         let scan = match self.parameters.sketch {
             SketchUse::Never => false,
-            SketchUse::OnDrift => drifted,
+            SketchUse::OnDrift => self.has_drifted(head, query),
             SketchUse::Always => true,
         };
         if self.parameters.sketch != SketchUse::Never && head.sketch.is_none() {
@@ -238,29 +246,92 @@ impl Lfps {
             }
             return;
         }
-        self.weigh_anchors(head, view, query, zones);
         out.tokens.clear();
         out.effort = Effort::default();
-        match head.sketch.take() {
-            Some(sketch) if scan => {
-                out.effort.repaired = self.parameters.sketch == SketchUse::OnDrift;
-                self.select_by_codes(head, &sketch, view, query, zones, exact, out);
-                head.sketch = Some(sketch);
-            }
-            sketch => {
-                head.sketch = sketch;
-                self.select_by_history(head, view, query, zones, out);
-            }
+        self.weigh_anchors(head, view, query, zones);
+        if scan {
+            out.effort.repaired = self.parameters.sketch == SketchUse::OnDrift;
+            let mut proposal = std::mem::take(&mut self.proposal);
+            self.propose_by_codes(head, query, zones, &mut proposal);
+            self.select_among(head, view, query, zones, &mut proposal, exact, out);
+            self.proposal = proposal;
+        } else {
+            self.select_by_history(head, view, query, zones, out);
         }
+        self.finish(head, view, zones, out);
+    }
+
+    /// Proposes candidates to the token after those in `view`, for the queries that it is expected to have. Its own key need
+    /// not be there.
+    pub(crate) fn propose(
+        &mut self,
+        head: &mut LfpsHead,
+        view: HeadBlocks<'_>,
+        query: &GroupQuery,
+        proposal: &mut Proposal,
+    ) {
+        let zones = self.zones(view.tokens() + 1);
+        if let Some(sketch) = &mut head.sketch {
+            sketch.extend(self.kernels, view, zones.window, &mut self.coding);
+        }
+        self.weigh_anchors(head, view, query, zones);
+        self.propose_by_codes(head, query, zones, proposal);
+        proposal.effort.key_bytes = self.anchors.len() * view.head_dim() * KvDtype::BYTES;
+        fetch_tokens(view, &proposal.candidates);
+    }
+
+    /// Selects from what expected queries proposed, unless the true ones are too unlike them: then as [`Lfps::select`].
+    #[expect(clippy::too_many_arguments, reason = "the step's inputs, and the state it works on")]
+    pub(crate) fn select_proposed(
+        &mut self,
+        head: &mut LfpsHead,
+        view: HeadBlocks<'_>,
+        query: &GroupQuery,
+        zones: Zones,
+        proposal: &mut Proposal,
+        exact: &mut ExactScan,
+        out: &mut Selection,
+    ) {
+        if proposal.likeness(query) < LEAST_ALIKE {
+            self.select(head, view, query, zones, exact, out);
+            out.effort.add(&proposal.effort);
+            (out.effort.repaired, out.effort.misled) = (true, true);
+            return;
+        }
+        out.tokens.clear();
+        out.effort = Effort::default();
+        self.weigh_anchors(head, view, query, zones);
+        self.select_among(head, view, query, zones, proposal, exact, out);
+        self.finish(head, view, zones, out);
+    }
+
+    /// Whether the query has turned away from the one before.
+    fn has_drifted(&self, head: &mut LfpsHead, query: &GroupQuery) -> bool {
+        let drifted = !head.last_query.is_empty()
+            && query.likeness(&head.last_query) < self.parameters.drift_threshold;
+        head.last_query.clear();
+        head.last_query.extend_from_slice(query.values());
+        drifted
+    }
+
+    /// What follows every selection from candidates.
+    fn finish(
+        &mut self,
+        head: &mut LfpsHead,
+        view: HeadBlocks<'_>,
+        zones: Zones,
+        out: &mut Selection,
+    ) {
         self.remember(head, zones, out);
         out.round_to_blocks(zones, view.block_tokens());
         let always = zones.tokens - zones.middle().len();
         out.effort.candidates = self.candidates.len();
-        out.effort.key_bytes = (always + self.candidates.len()) * view.head_dim() * KvDtype::BYTES;
+        out.effort.key_bytes +=
+            (always + self.candidates.len()) * view.head_dim() * KvDtype::BYTES;
     }
 
     /// Estimates each head's normaliser from sink, window and the strongest tokens of the last step, which hold about the
-    /// same share of it as they did then.
+    /// same share of it as they did then. What of the window is not in `view` yet is left out.
     fn weigh_anchors(
         &mut self,
         head: &LfpsHead,
@@ -270,7 +341,7 @@ impl Lfps {
     ) {
         self.anchors.clear();
         self.anchors.extend(number(0)..number(zones.sink));
-        self.anchors.extend(number(zones.window)..number(zones.tokens));
+        self.anchors.extend(number(zones.window)..number(zones.tokens.min(view.tokens())));
         let always = self.anchors.len();
         self.anchors.extend_from_slice(&head.strongest);
         score_tokens(self.kernels, view, query, &self.anchors, &mut self.anchor_scores);
@@ -286,67 +357,38 @@ impl Lfps {
         }
     }
 
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "the step's inputs, and the state and memory it works on"
-    )]
-    fn select_by_codes(
-        &mut self,
-        head: &mut LfpsHead,
-        sketch: &Sketch,
-        view: HeadBlocks<'_>,
-        query: &GroupQuery,
-        zones: Zones,
-        exact: &mut ExactScan,
-        out: &mut Selection,
-    ) {
-        let (middle, top_k) = (zones.middle(), self.parameters.top_k);
-        let floor = (head.cut - FLOOR_MARGIN).max(self.parameters.weight_floor);
-        head.deviations.retain(middle.clone());
-        out.effort.history_bytes = head.deviations.bytes();
-        out.effort.sketch_bytes = sketch.scan_bytes();
-        let mut cut = self.propose_by_codes(head, sketch, query, zones, floor);
-        if head.errors.surpassed_by(self.ranking.largest_error, self.parameters.surprise) {
-            // The query points where codes say little.
-            exact.select(view, query, zones, top_k, out);
-            out.effort.repaired = true;
-            self.candidates.clear();
-            self.candidates.extend_from_slice(&out.tokens);
-            self.score_candidates(view, query);
-        } else if self.score_candidates(view, query) > MISJUDGED {
-            // Some head turned to tokens that nobody expected, and so its weights were overrated against the others'.
-            out.effort.repaired = true;
-            out.effort.key_bytes = self.candidates.len() * view.head_dim() * KvDtype::BYTES;
-            out.effort.sketch_bytes += sketch.scan_bytes();
-            head.deviations.undo(&mut self.ranking);
-            cut = self.propose_by_codes(head, sketch, query, zones, floor);
-            self.score_candidates(view, query);
-        }
-        if self.candidates.len() < top_k {
-            let ranks = &self.ranking.ranks[middle.clone()];
-            let reaching = &mut self.reaching;
-            fill(self.kernels, ranks, cut, middle.start, top_k, reaching, &mut out.tokens);
-        }
-        head.deviations.undo(&mut self.ranking);
-        head.cut = self.ranking.log_weight_of(cut);
-        self.choose(head, out);
-        head.deviations.observe(&self.candidates, &self.weights, &self.ranking);
-    }
-
-    /// Ranks all keys by their codes, and makes those of the largest ranks candidates. Returns the smallest of these
-    /// ranks. Ranks stay corrected by deviations.
+    /// Proposes candidates by the codes of a head that has some.
     fn propose_by_codes(
         &mut self,
         head: &mut LfpsHead,
-        sketch: &Sketch,
         query: &GroupQuery,
         zones: Zones,
-        floor: f32,
-    ) -> u8 {
-        let Self { kernels, parameters, ranking, candidates, .. } = self;
-        ranking.rank(*kernels, sketch, query, &self.normalisers, floor);
+        proposal: &mut Proposal,
+    ) {
+        let floor = (head.cut - FLOOR_MARGIN).max(self.parameters.weight_floor);
+        proposal.begin(query, floor);
+        head.deviations.retain(zones.middle());
+        proposal.effort.history_bytes = head.deviations.bytes();
+        self.rank_and_collect(head, query, zones, proposal);
+        proposal.surprising =
+            head.errors.surpassed_by(self.ranking.largest_error, self.parameters.surprise);
+    }
+
+    /// Ranks all keys by their codes, and makes those of the largest ranks candidates.
+    fn rank_and_collect(
+        &mut self,
+        head: &mut LfpsHead,
+        query: &GroupQuery,
+        zones: Zones,
+        proposal: &mut Proposal,
+    ) {
+        let Self { kernels, parameters, ranking, reaching, .. } = self;
+        let sketch = head.sketch.as_ref().expect("codes have been learnt");
+        let (middle, top_k) = (zones.middle(), parameters.top_k);
+        proposal.effort.sketch_bytes += sketch.scan_bytes();
+        ranking.rank(*kernels, sketch, query, &self.normalisers, proposal.floor);
         head.deviations.apply(ranking, parameters.persistence);
-        let ranks = &ranking.ranks[zones.middle()];
+        let ranks = &ranking.ranks[middle.clone()];
         let expected = ranking.rank_of(head.kth);
         let reach = |count: usize| {
             first_rank_from(expected, |cut| kernels.count_at_least(ranks, cut) <= count)
@@ -354,19 +396,64 @@ impl Lfps {
         let most = parameters.times_top_k(parameters.proposals);
         let lowest = ranking.lowest_rank(query.group(), parameters.weight_floor);
         let margin = ranking.ranks_in(parameters.confidence * ranking.error);
-        let kth = reach(parameters.top_k);
+        let kth = reach(top_k);
         head.kth = ranking.log_weight_of(kth);
         let wanted = kth.saturating_sub(margin).max(lowest);
         let cut = if kernels.count_at_least(ranks, wanted) <= most { wanted } else { reach(most) };
+        head.cut = ranking.log_weight_of(cut);
         // Their scores are known, and whatever rank they have says nothing about the others'.
         for &token in &head.strongest {
             ranking.ranks[token as usize] = u8::MAX;
         }
-        let ranks = &ranking.ranks[zones.middle()];
-        candidates.clear();
-        kernels.collect_at_least(ranks, cut, number(zones.sink), candidates);
-        candidates.truncate(most + ANCHORS);
-        cut
+        let ranks = &ranking.ranks[middle.clone()];
+        proposal.candidates.clear();
+        kernels.collect_at_least(ranks, cut, number(middle.start), &mut proposal.candidates);
+        proposal.candidates.truncate(most + ANCHORS);
+        proposal.likeliest.clear();
+        if proposal.candidates.len() < top_k {
+            let likeliest = &mut proposal.likeliest;
+            fill(*kernels, ranks, cut, middle.start, top_k, reaching, likeliest);
+        }
+        head.deviations.undo(ranking);
+        proposal.note_ranks(ranking);
+    }
+
+    /// Chooses the best of a proposal's candidates.
+    #[expect(clippy::too_many_arguments, reason = "the step's inputs, and the state it works on")]
+    fn select_among(
+        &mut self,
+        head: &mut LfpsHead,
+        view: HeadBlocks<'_>,
+        query: &GroupQuery,
+        zones: Zones,
+        proposal: &mut Proposal,
+        exact: &mut ExactScan,
+        out: &mut Selection,
+    ) {
+        std::mem::swap(&mut self.candidates, &mut proposal.candidates);
+        if proposal.surprising {
+            exact.select(view, query, zones, self.parameters.top_k, out);
+            out.effort.repaired = true;
+            self.candidates.clear();
+            self.candidates.extend_from_slice(&out.tokens);
+            self.score_candidates(view, query);
+            head.deviations.forget();
+        } else {
+            if self.score_candidates(view, query) > MISJUDGED {
+                // Some head turned to tokens that nobody expected, and so its weights were overrated against the others'.
+                out.effort.repaired = true;
+                out.effort.key_bytes = self.candidates.len() * view.head_dim() * KvDtype::BYTES;
+                self.rank_and_collect(head, query, zones, proposal);
+                std::mem::swap(&mut self.candidates, &mut proposal.candidates);
+                self.score_candidates(view, query);
+            }
+            out.tokens.extend_from_slice(&proposal.likeliest);
+        }
+        out.effort.add(&proposal.effort);
+        self.choose(head, out);
+        if !proposal.surprising {
+            head.deviations.observe(&self.candidates, &self.weights, proposal);
+        }
     }
 
     fn select_by_history(
@@ -457,17 +544,4 @@ impl Lfps {
         self.weights.extend(out.tokens.iter().map(|&token| weights[token as usize]));
         self.remember(head, zones, out);
     }
-}
-
-/// Mean cosine of the queries of a group with those of the step before; 1 at the first step.
-fn drift(last: &[f32], query: &GroupQuery) -> f32 {
-    if last.is_empty() {
-        return 1.0;
-    }
-    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
-    let cosines = last.chunks_exact(query.head_dim()).enumerate().map(|(head, last)| {
-        let now = query.head(head);
-        dot(last, now) / (dot(last, last) * dot(now, now)).sqrt().max(f32::MIN_POSITIVE)
-    });
-    cosines.sum::<f32>() / query.group() as f32
 }

@@ -57,9 +57,6 @@ pub struct Plan {
     pub rehearses: bool,
 }
 
-/// Mean cosine of a KV head's expected and true queries below which what the expected ones chose is not used.
-const LEAST_ALIKE: f32 = 0.85;
-
 /// Decoded tokens that the indexer may not know of yet: telling it of each would wake it at every layer.
 const MOST_UNTOLD: usize = 64;
 
@@ -78,8 +75,6 @@ pub struct ArenaAttention<'a> {
     pub(crate) recorder: Recorder,
     /// Queries on their way to the indexer.
     queries: Vec<f32>,
-    /// Queries that the indexer was told to expect in the layer that comes next; empty if it was not.
-    expected: Vec<f32>,
 }
 
 impl<'a> ArenaAttention<'a> {
@@ -110,7 +105,6 @@ impl<'a> ArenaAttention<'a> {
             untold: 0,
             recorder,
             queries: Vec::new(),
-            expected: Vec::new(),
         }
     }
 
@@ -152,7 +146,6 @@ impl<'a> ArenaAttention<'a> {
         self.device.record_timeline(&mut self.recorder)?;
         self.plan = plan;
         self.untold = 0;
-        self.expected.clear();
         self.phase = Phase::Prefill { prompt_tokens };
         Ok(())
     }
@@ -312,14 +305,7 @@ impl<'a> ArenaAttention<'a> {
         self.device.read_queries(q, 0..1, &mut self.queries)?;
         let (sequence, layer, position) = (SEQUENCE, index(chunk.layer), chunk.start as u64);
         let query = self.queries.as_slice();
-        let per_head = query.len() / self.arena.geometry().kv_heads as usize;
-        let head_dim = self.arena.geometry().head_dim as usize;
-        let heads = self.expected.chunks_exact(per_head).zip(query.chunks_exact(per_head));
-        let anew = heads
-            .into_iter()
-            .any(|(expected, query)| likeness(expected, query, head_dim) < LEAST_ALIKE);
-        self.expected.clear();
-        self.link.select(Place { sequence, layer, kv_head: 0, position }, anew, query)?;
+        self.link.select(Place { sequence, layer, kv_head: 0, position }, query)?;
         let bytes = size_of_val(query) as u64;
         self.recorder.record(Activity::Query, since, Detail { bytes, ..chunk.detail() });
         let Self { link, recorder, device, .. } = self;
@@ -395,19 +381,11 @@ impl Attention for ArenaAttention<'_> {
         start: usize,
         q: &Tensor,
     ) -> Result<(), Box<dyn Error + Send + Sync>> {
-        self.device.read_queries(q, 0..1, &mut self.expected)?;
+        self.device.read_queries(q, 0..1, &mut self.queries)?;
         let (sequence, layer, position) = (SEQUENCE, index(layer), start as u64);
-        let query = self.expected.as_slice();
+        let query = self.queries.as_slice();
         Ok(self.link.tell(&Request::Rehearse { sequence, layer, position, query })?)
     }
-}
-
-/// Mean cosine of the queries of two groups.
-fn likeness(left: &[f32], right: &[f32], head_dim: usize) -> f32 {
-    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
-    let pairs = left.chunks_exact(head_dim).zip(right.chunks_exact(head_dim));
-    let cosine = |(a, b)| dot(a, b) / (dot(a, a) * dot(b, b)).sqrt().max(f32::MIN_POSITIVE);
-    pairs.map(cosine).sum::<f32>() * head_dim as f32 / left.len() as f32
 }
 
 /// A layer or token count as it travels; arenas hold fewer than 2³² of either.

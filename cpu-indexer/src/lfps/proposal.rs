@@ -1,0 +1,65 @@
+//! What one group of queries proposes to look at exactly.
+
+use crate::kernels::GroupQuery;
+use crate::selection::Effort;
+use crate::sketch::Ranking;
+
+/// The candidates that codes give for a group of queries, and what their codes say of each.
+///
+/// The queries may be those that are expected; the true ones then choose among the candidates.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Proposal {
+    /// The queries that propose, as they are multiplied with keys: [group, head_dim].
+    queries: Vec<f32>,
+    /// Ascending.
+    pub(super) candidates: Vec<u32>,
+    /// The rank of each candidate's code.
+    pub(super) ranks: Vec<u8>,
+    /// Logarithm of the share of attention at rank 0.
+    pub(super) floor: f32,
+    /// Difference of logarithms from one rank to the next.
+    pub(super) unit: f32,
+    /// The best keys by their codes, if there are fewer candidates than keys to be chosen.
+    pub(super) likeliest: Vec<u32>,
+    /// Whether the queries point where codes say little.
+    pub(super) surprising: bool,
+    /// What proposing took.
+    pub(super) effort: Effort,
+}
+
+impl Proposal {
+    /// Room for `most` candidates.
+    pub(crate) fn with_capacity(most: usize) -> Self {
+        Self {
+            candidates: Vec::with_capacity(most),
+            ranks: Vec::with_capacity(most),
+            ..Self::default()
+        }
+    }
+
+    /// Begins anew for `query`.
+    pub(super) fn begin(&mut self, query: &GroupQuery, floor: f32) {
+        self.queries.clear();
+        self.queries.extend_from_slice(query.values());
+        self.floor = floor;
+        self.surprising = false;
+        self.effort = Effort::default();
+    }
+
+    /// Takes note of what the codes of the candidates say.
+    pub(super) fn note_ranks(&mut self, ranking: &Ranking) {
+        self.unit = ranking.unit;
+        self.ranks.clear();
+        self.ranks.extend(self.candidates.iter().map(|&token| ranking.ranks[token as usize]));
+    }
+
+    /// The logarithm of the share of attention that a rank stands for.
+    pub(super) fn log_weight_of(&self, rank: u8) -> f32 {
+        self.floor + f32::from(rank) * self.unit
+    }
+
+    /// Mean cosine of the queries that proposed with those of `query`.
+    pub(super) fn likeness(&self, query: &GroupQuery) -> f32 {
+        query.likeness(&self.queries)
+    }
+}
