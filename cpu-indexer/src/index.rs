@@ -27,8 +27,8 @@ pub struct Index {
     heads: Vec<LfpsHead>,
     /// What is attended to at the next step, per layer and KV head; for [`Timing::Ahead`].
     prepared: Vec<Prepared>,
-    /// What was proposed to the layer that comes next, per KV head; for [`Timing::Rehearsed`].
-    rehearsed: Vec<Rehearsed>,
+    /// What is being chosen from, or was last, per KV head.
+    at_hand: Vec<AtHand>,
 }
 
 /// A selection made by the queries of one step for the next.
@@ -39,12 +39,12 @@ struct Prepared {
     selection: Selection,
 }
 
-/// What the expected queries of a layer proposed to one token.
+/// What was proposed to one KV head of a layer.
 #[derive(Debug, Clone)]
-struct Rehearsed {
+struct AtHand {
     layer: usize,
-    /// Tokens that the step will see; 0 for what is of no use any more.
-    tokens: usize,
+    /// Tokens of the step that expected queries proposed to; 0 if they did not.
+    rehearsed: usize,
     proposal: Proposal,
 }
 
@@ -93,18 +93,16 @@ impl Index {
             Timing::Now | Timing::Rehearsed => 0,
             Timing::Ahead => geometry.layers as usize * geometry.kv_heads as usize,
         };
+        let query = GroupQuery::new(group, geometry.head_dim as usize);
         let lfps = Lfps::new(kernels, parameters.clone(), group, max_tokens);
-        let rehearsed = match parameters.timing {
-            Timing::Now | Timing::Ahead => 0,
-            Timing::Rehearsed => geometry.kv_heads as usize,
-        };
+        let at_hand = |_| AtHand { layer: 0, rehearsed: 0, proposal: lfps.proposal(&query) };
         Ok(Self {
             prepared: vec![Prepared::default(); prepared],
-            rehearsed: vec![Rehearsed { layer: 0, tokens: 0, proposal: lfps.proposal() }; rehearsed],
+            at_hand: (0..geometry.kv_heads).map(at_hand).collect(),
             policy,
             geometry,
             scale: softmax_scale,
-            query: GroupQuery::new(group, geometry.head_dim as usize),
+            query,
             exact: ExactScan::new(kernels, group, max_tokens),
             lfps,
             heads: (0..heads)
@@ -235,17 +233,32 @@ impl Index {
         queries: &[f32],
     ) -> bool {
         let at = self.head(layer, kv_head);
+        self.learn(kv_head);
         let tokens = view.tokens() + 1;
         let useful = self.policy == Policy::Lfps
+            && self.parameters.timing == Timing::Rehearsed
             && self.chooses(layer, self.zones(tokens))
             && self.lfps.proposes(&self.heads[at]);
-        let Some(rehearsed) = self.rehearsed.get_mut(kv_head).filter(|_| useful) else {
-            return false;
-        };
-        (rehearsed.layer, rehearsed.tokens) = (layer, tokens);
-        self.query.load(queries, self.scale);
-        self.lfps.propose(&mut self.heads[at], view, &self.query, &mut rehearsed.proposal);
-        true
+        if useful {
+            let at_hand = &mut self.at_hand[kv_head];
+            (at_hand.layer, at_hand.rehearsed) = (layer, tokens);
+            self.query.load(queries, self.scale);
+            self.lfps.propose(&mut self.heads[at], view, &self.query, &mut at_hand.proposal);
+        }
+        useful
+    }
+
+    /// Learns what the last selection of `kv_head`, in whatever layer, has shown. Whoever selects next does so first; but a
+    /// selection that is waited for can be passed on before.
+    ///
+    /// # Panics
+    /// If `kv_head` does not exist.
+    pub fn learn(&mut self, kv_head: usize) {
+        let AtHand { layer, proposal, .. } = &mut self.at_hand[kv_head];
+        let at = *layer * self.geometry.kv_heads as usize + kv_head;
+        if let Some(head) = self.heads.get_mut(at) {
+            self.lfps.learn(head, proposal);
+        }
     }
 
     fn select_now(
@@ -263,21 +276,21 @@ impl Index {
             out.choose_all(zones, view.block_tokens());
             return;
         }
-        let Self { lfps, heads, query, exact, scale, parameters, rehearsed, .. } = self;
+        self.learn(kv_head);
+        let Self { lfps, heads, query, exact, scale, parameters, at_hand, .. } = self;
         query.load(queries, *scale);
         if self.policy == Policy::Exact {
             exact.select(view, query, zones, parameters.top_k, out);
             return;
         }
-        let proposed = rehearsed
-            .get_mut(kv_head)
-            .filter(|it| (it.layer, it.tokens) == (layer, view.tokens()));
         let head = &mut heads[at];
-        if let Some(Rehearsed { tokens, proposal, .. }) = proposed {
-            *tokens = 0;
+        let AtHand { layer: proposed_to, rehearsed, proposal } = &mut at_hand[kv_head];
+        let proposed = (*proposed_to, *rehearsed) == (layer, view.tokens());
+        (*proposed_to, *rehearsed) = (layer, 0);
+        if proposed {
             lfps.select_proposed(head, view, query, zones, proposal, exact, out);
         } else {
-            lfps.select(head, view, query, zones, exact, out);
+            lfps.select(head, view, query, zones, proposal, exact, out);
         }
     }
 

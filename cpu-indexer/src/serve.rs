@@ -386,7 +386,9 @@ impl Indexer<'_> {
             self.answer(asked, head, since)?;
         }
         self.expected.clear();
+        // The worker has all that it waits for.
         let state = self.store.layer(sequence, layer, position + 1).map_err(rejected)?;
+        (0..heads).for_each(|head| state.index.learn(head));
         let detail = Detail { position, layer: Some(layer), ..Detail::default() };
         if state.index.parameters().timing == Timing::Ahead {
             let since = self.recorder.now();

@@ -51,20 +51,16 @@ impl Deviations {
         }
     }
 
-    /// Remembers the deviations of `tokens`, the candidates of `proposal`, from what their codes said.
-    pub(super) fn observe(&mut self, tokens: &[u32], weights: &[f32], proposal: &Proposal) {
+    /// Remembers how far the candidates of `proposal`, which have been weighed, lie from what their codes said: nothing, if
+    /// their codes said nothing.
+    pub(super) fn observe(&mut self, proposal: &Proposal) {
+        let Proposal { candidates, ranks, weights, .. } = proposal;
         self.tokens.clear();
         self.steps.clear();
-        self.tokens.extend_from_slice(tokens);
-        self.steps.extend(proposal.ranks.iter().zip(weights).map(|(&rank, &weight)| {
+        self.tokens.extend_from_slice(&candidates[..ranks.len()]);
+        self.steps.extend(ranks.iter().zip(weights).map(|(&rank, &weight)| {
             to_steps(rough_ln(weight) - proposal.log_weight_of(rank))
         }));
-    }
-
-    /// Forgets everything.
-    pub(super) fn forget(&mut self) {
-        self.tokens.clear();
-        self.steps.clear();
     }
 
     /// Forgets tokens outside `middle`.

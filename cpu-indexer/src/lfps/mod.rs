@@ -29,8 +29,8 @@ use usual::Usual;
 const ANCHORS: usize = 32;
 /// How far below the last step's weakest candidate estimates are told apart, as a difference of logarithms.
 const FLOOR_MARGIN: f32 = 3.0;
-/// By how much a head's normaliser may rise, as a difference of logarithms, when candidates are scored, before they are
-/// proposed anew.
+/// By how much a head's normaliser may rise or fall, as a difference of logarithms, when candidates are scored, before they
+/// are proposed anew.
 const MISJUDGED: f32 = 2.0;
 /// Mean cosine of a group's expected and true queries below which what the expected ones proposed is not used.
 const LEAST_ALIKE: f32 = 0.85;
@@ -113,7 +113,6 @@ pub(crate) struct Lfps {
     normalisers: Vec<f32>,
     ranking: Ranking,
     set: Bitmap,
-    proposal: Proposal,
     candidates: Vec<u32>,
     reaching: Vec<u32>,
     scores: Scores,
@@ -141,7 +140,6 @@ impl Lfps {
             normalisers: Vec::with_capacity(group),
             ranking: Ranking::new(max_tokens),
             set: Bitmap::new(max_tokens),
-            proposal: Proposal::with_capacity(most),
             candidates: Vec::with_capacity(most),
             reaching: Vec::with_capacity(max_tokens),
             scores: Scores::with_capacity(group, most),
@@ -157,9 +155,9 @@ impl Lfps {
         self.parameters.sketch == SketchUse::Always && head.sketch.is_some()
     }
 
-    /// Room for what one group of queries proposes.
-    pub(crate) fn proposal(&self) -> Proposal {
-        Proposal::with_capacity(self.candidates.capacity())
+    /// Room for what a group of queries like `query` proposes.
+    pub(crate) fn proposal(&self, query: &GroupQuery) -> Proposal {
+        Proposal::with_capacity(query, self.candidates.capacity(), self.parameters.top_k)
     }
 
     /// Codes keys that are new in `view`.
@@ -190,7 +188,7 @@ impl Lfps {
             self.calibrate(head, view, queries);
         }
         let used = count.min(self.parameters.seed_queries);
-        let mut selection = Selection::default();
+        let (mut selection, mut proposal) = (Selection::default(), Proposal::default());
         for (index, queries) in queries.chunks_exact(length).enumerate().skip(count - used) {
             let view = view.truncated(view.tokens() + index + 1 - count);
             let zones = self.zones(view.tokens());
@@ -199,7 +197,8 @@ impl Lfps {
             }
             query.load(queries, scale);
             if self.parameters.sketch == SketchUse::Always {
-                self.select(head, view, query, zones, exact, &mut selection);
+                self.select(head, view, query, zones, &mut proposal, exact, &mut selection);
+                self.learn(head, &mut proposal);
             } else {
                 self.select_exactly(head, view, query, zones, exact, &mut selection);
             }
@@ -222,13 +221,16 @@ impl Lfps {
         head.queries = Vec::new();
     }
 
-    /// Selects from candidates; the middle must be larger than `top_k`.
+    /// Selects from candidates; the middle must be larger than `top_k`. What the selection tells about the head may be left in
+    /// `proposal`, for [`Lfps::learn`].
+    #[expect(clippy::too_many_arguments, reason = "the step's inputs, and the state it works on")]
     pub(crate) fn select(
         &mut self,
         head: &mut LfpsHead,
         view: HeadBlocks<'_>,
         query: &GroupQuery,
         zones: Zones,
+        proposal: &mut Proposal,
         exact: &mut ExactScan,
         out: &mut Selection,
     ) {
@@ -246,19 +248,14 @@ impl Lfps {
             }
             return;
         }
-        out.tokens.clear();
-        out.effort = Effort::default();
         self.weigh_anchors(head, view, query, zones);
         if scan {
-            out.effort.repaired = self.parameters.sketch == SketchUse::OnDrift;
-            let mut proposal = std::mem::take(&mut self.proposal);
-            self.propose_by_codes(head, query, zones, &mut proposal);
-            self.select_among(head, view, query, zones, &mut proposal, exact, out);
-            self.proposal = proposal;
+            self.propose_by_codes(head, query, zones, proposal);
+            self.select_among(head, view, query, zones, proposal, exact, out);
+            out.effort.repaired |= self.parameters.sketch == SketchUse::OnDrift;
         } else {
             self.select_by_history(head, view, query, zones, out);
         }
-        self.finish(head, view, zones, out);
     }
 
     /// Proposes candidates to the token after those in `view`, for the queries that it is expected to have. Its own key need
@@ -281,7 +278,7 @@ impl Lfps {
     }
 
     /// Selects from what expected queries proposed, unless the true ones are too unlike them: then as [`Lfps::select`].
-    #[expect(clippy::too_many_arguments, reason = "the step's inputs, and the state it works on")]
+    #[expect(clippy::too_many_arguments, reason = "as `select`")]
     pub(crate) fn select_proposed(
         &mut self,
         head: &mut LfpsHead,
@@ -293,16 +290,22 @@ impl Lfps {
         out: &mut Selection,
     ) {
         if proposal.likeness(query) < LEAST_ALIKE {
-            self.select(head, view, query, zones, exact, out);
-            out.effort.add(&proposal.effort);
+            let wasted = proposal.effort;
+            self.select(head, view, query, zones, proposal, exact, out);
+            out.effort.add(&wasted);
             (out.effort.repaired, out.effort.misled) = (true, true);
-            return;
+        } else {
+            self.weigh_anchors(head, view, query, zones);
+            self.select_among(head, view, query, zones, proposal, exact, out);
         }
-        out.tokens.clear();
-        out.effort = Effort::default();
-        self.weigh_anchors(head, view, query, zones);
-        self.select_among(head, view, query, zones, proposal, exact, out);
-        self.finish(head, view, zones, out);
+    }
+
+    /// Takes what a selection by codes has shown into what is known of the head.
+    pub(crate) fn learn(&mut self, head: &mut LfpsHead, proposal: &mut Proposal) {
+        if std::mem::take(&mut proposal.weighed) {
+            self.note_strongest(head, &proposal.candidates, &proposal.weights);
+            head.deviations.observe(proposal);
+        }
     }
 
     /// Whether the query has turned away from the one before.
@@ -312,22 +315,6 @@ impl Lfps {
         head.last_query.clear();
         head.last_query.extend_from_slice(query.values());
         drifted
-    }
-
-    /// What follows every selection from candidates.
-    fn finish(
-        &mut self,
-        head: &mut LfpsHead,
-        view: HeadBlocks<'_>,
-        zones: Zones,
-        out: &mut Selection,
-    ) {
-        self.remember(head, zones, out);
-        out.round_to_blocks(zones, view.block_tokens());
-        let always = zones.tokens - zones.middle().len();
-        out.effort.candidates = self.candidates.len();
-        out.effort.key_bytes +=
-            (always + self.candidates.len()) * view.head_dim() * KvDtype::BYTES;
     }
 
     /// Estimates each head's normaliser from sink, window and the strongest tokens of the last step, which hold about the
@@ -419,7 +406,7 @@ impl Lfps {
     }
 
     /// Chooses the best of a proposal's candidates.
-    #[expect(clippy::too_many_arguments, reason = "the step's inputs, and the state it works on")]
+    #[expect(clippy::too_many_arguments, reason = "as `select`")]
     fn select_among(
         &mut self,
         head: &mut LfpsHead,
@@ -430,30 +417,29 @@ impl Lfps {
         exact: &mut ExactScan,
         out: &mut Selection,
     ) {
-        std::mem::swap(&mut self.candidates, &mut proposal.candidates);
+        let key_bytes = view.head_dim() * KvDtype::BYTES;
+        out.tokens.clear();
+        out.effort = proposal.effort;
         if proposal.surprising {
             exact.select(view, query, zones, self.parameters.top_k, out);
+            out.effort.add(&proposal.effort);
             out.effort.repaired = true;
-            self.candidates.clear();
-            self.candidates.extend_from_slice(&out.tokens);
-            self.score_candidates(view, query);
-            head.deviations.forget();
+            proposal.replace(&out.tokens);
+            self.score_candidates(view, query, &proposal.candidates);
         } else {
-            if self.score_candidates(view, query) > MISJUDGED {
-                // Some head turned to tokens that nobody expected, and so its weights were overrated against the others'.
+            if self.score_candidates(view, query, &proposal.candidates) > MISJUDGED {
+                // Some head turned to tokens that nobody expected, or back to what was: its weights were overrated or underrated
+                // against the others'.
                 out.effort.repaired = true;
-                out.effort.key_bytes = self.candidates.len() * view.head_dim() * KvDtype::BYTES;
+                out.effort.key_bytes += proposal.candidates.len() * key_bytes;
                 self.rank_and_collect(head, query, zones, proposal);
-                std::mem::swap(&mut self.candidates, &mut proposal.candidates);
-                self.score_candidates(view, query);
+                self.score_candidates(view, query, &proposal.candidates);
             }
             out.tokens.extend_from_slice(&proposal.likeliest);
         }
-        out.effort.add(&proposal.effort);
-        self.choose(head, out);
-        if !proposal.surprising {
-            head.deviations.observe(&self.candidates, &self.weights, proposal);
-        }
+        self.choose(head, &proposal.candidates, &mut proposal.weights, out);
+        proposal.weighed = true;
+        self.finish(view, zones, proposal.candidates.len(), out);
     }
 
     fn select_by_history(
@@ -464,65 +450,94 @@ impl Lfps {
         zones: Zones,
         out: &mut Selection,
     ) {
-        out.effort.history_bytes = head.history.bytes();
-        self.candidates.clear();
-        head.history.propose(&self.parameters, zones, &mut self.set, &mut self.candidates);
-        self.score_candidates(view, query);
-        self.choose(head, out);
+        let mut candidates = std::mem::take(&mut self.candidates);
+        let mut weights = std::mem::take(&mut self.weights);
+        out.tokens.clear();
+        out.effort = Effort { history_bytes: head.history.bytes(), ..Effort::default() };
+        candidates.clear();
+        head.history.propose(&self.parameters, zones, &mut self.set, &mut candidates);
+        self.score_candidates(view, query, &candidates);
+        self.choose(head, &candidates, &mut weights, out);
+        self.remember(head, &candidates, &weights, zones, out);
+        self.finish(view, zones, candidates.len(), out);
+        (self.candidates, self.weights) = (candidates, weights);
     }
 
-    /// Scores the candidates, and learns the normalisers from them. Returns by how much one rose at most.
-    fn score_candidates(&mut self, view: HeadBlocks<'_>, query: &GroupQuery) -> f32 {
-        score_tokens(self.kernels, view, query, &self.candidates, &mut self.scores);
-        let mut most_risen = f32::NEG_INFINITY;
+    /// What is the same for every selection from candidates.
+    fn finish(
+        &self,
+        view: HeadBlocks<'_>,
+        zones: Zones,
+        candidates: usize,
+        out: &mut Selection,
+    ) {
+        out.round_to_blocks(zones, view.block_tokens());
+        let always = zones.tokens - zones.middle().len();
+        out.effort.candidates = candidates;
+        out.effort.key_bytes += (always + candidates) * view.head_dim() * KvDtype::BYTES;
+    }
+
+    /// Scores the candidates, and learns the normalisers from them. Returns by how much one changed at most.
+    fn score_candidates(
+        &mut self,
+        view: HeadBlocks<'_>,
+        query: &GroupQuery,
+        candidates: &[u32],
+    ) -> f32 {
+        score_tokens(self.kernels, view, query, candidates, &mut self.scores);
+        let mut largest_change = 0.0_f32;
         for (head, normaliser) in self.normalisers.iter_mut().enumerate() {
             let candidates = self.kernels.log_sum_exp(self.scores.head(head));
             let (less, more) =
                 (candidates.min(self.always[head]), candidates.max(self.always[head]));
             let sum = more + (less - more).exp().ln_1p();
-            most_risen = most_risen.max(sum - *normaliser);
+            largest_change = largest_change.max((sum - *normaliser).abs());
             *normaliser = sum;
         }
-        most_risen
+        largest_change
     }
 
-    /// Weighs the candidates, and selects the best of them unless the selection has been filled already.
-    fn choose(&mut self, head: &mut LfpsHead, out: &mut Selection) {
+    /// Weighs the candidates, which have been scored, and selects the best of them unless the selection has been filled already.
+    fn choose(
+        &mut self,
+        head: &mut LfpsHead,
+        candidates: &[u32],
+        weights: &mut Vec<f32>,
+        out: &mut Selection,
+    ) {
         for ((gap, normaliser), anchored) in
             head.gaps.iter_mut().zip(&self.normalisers).zip(&self.anchored)
         {
             *gap = normaliser - anchored;
         }
-        sum_weights(self.kernels, &self.scores, &self.normalisers, &mut self.weights);
+        sum_weights(self.kernels, &self.scores, &self.normalisers, weights);
         if out.tokens.is_empty() {
-            topk::select(
-                self.kernels,
-                &self.candidates,
-                &self.weights,
-                self.parameters.top_k,
-                &mut self.narrowed,
-                &mut out.tokens,
-            );
+            let (top_k, narrowed) = (self.parameters.top_k, &mut self.narrowed);
+            topk::select(self.kernels, candidates, weights, top_k, narrowed, &mut out.tokens);
         }
     }
 
-    /// Takes the step's selection into what is known of the head.
-    fn remember(&mut self, head: &mut LfpsHead, zones: Zones, out: &Selection) {
-        head.strongest.clear();
-        topk::select(
-            self.kernels,
-            &self.candidates,
-            &self.weights,
-            ANCHORS,
-            &mut self.narrowed,
-            &mut head.strongest,
-        );
+    /// Takes a selection from history, or from all keys, into what is known of the head.
+    fn remember(
+        &mut self,
+        head: &mut LfpsHead,
+        candidates: &[u32],
+        weights: &[f32],
+        zones: Zones,
+        out: &Selection,
+    ) {
+        self.note_strongest(head, candidates, weights);
         if self.parameters.sketch != SketchUse::Always {
-            let (candidates, weights) = (&self.candidates, &self.weights);
             let weight_of =
                 |token: u32| candidates.binary_search(&token).map_or(0.0, |at| weights[at]);
             head.history.observe(self.parameters.decay, zones.tokens, &out.tokens, weight_of);
         }
+    }
+
+    fn note_strongest(&mut self, head: &mut LfpsHead, candidates: &[u32], weights: &[f32]) {
+        let (narrowed, strongest) = (&mut self.narrowed, &mut head.strongest);
+        strongest.clear();
+        topk::select(self.kernels, candidates, weights, ANCHORS, narrowed, strongest);
     }
 
     fn select_exactly(
@@ -534,14 +549,13 @@ impl Lfps {
         exact: &mut ExactScan,
         out: &mut Selection,
     ) {
-        let top_k = self.parameters.top_k;
-        exact.select(view, query, zones, top_k, out);
+        exact.select(view, query, zones, self.parameters.top_k, out);
         out.effort.repaired = true;
-        let weights = exact.weights();
-        self.candidates.clear();
-        self.candidates.extend_from_slice(&out.tokens);
-        self.weights.clear();
-        self.weights.extend(out.tokens.iter().map(|&token| weights[token as usize]));
-        self.remember(head, zones, out);
+        let of_all = exact.weights();
+        let mut weights = std::mem::take(&mut self.weights);
+        weights.clear();
+        weights.extend(out.tokens.iter().map(|&token| of_all[token as usize]));
+        self.remember(head, &out.tokens, &weights, zones, out);
+        self.weights = weights;
     }
 }

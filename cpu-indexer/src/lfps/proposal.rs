@@ -21,6 +21,10 @@ pub(crate) struct Proposal {
     pub(super) unit: f32,
     /// The best keys by their codes, if there are fewer candidates than keys to be chosen.
     pub(super) likeliest: Vec<u32>,
+    /// The share of attention of each candidate, summed over the group, once they are `weighed`.
+    pub(super) weights: Vec<f32>,
+    /// Whether the candidates have been weighed, and nobody has learned from it yet.
+    pub(super) weighed: bool,
     /// Whether the queries point where codes say little.
     pub(super) surprising: bool,
     /// What proposing took.
@@ -28,11 +32,14 @@ pub(crate) struct Proposal {
 }
 
 impl Proposal {
-    /// Room for `most` candidates.
-    pub(crate) fn with_capacity(most: usize) -> Self {
+    /// Room for what a group of queries like `query` proposes: `most` candidates for `top_k` keys.
+    pub(super) fn with_capacity(query: &GroupQuery, most: usize, top_k: usize) -> Self {
         Self {
+            queries: Vec::with_capacity(query.values().len()),
             candidates: Vec::with_capacity(most),
             ranks: Vec::with_capacity(most),
+            weights: Vec::with_capacity(most),
+            likeliest: Vec::with_capacity(top_k.min(most)),
             ..Self::default()
         }
     }
@@ -42,7 +49,7 @@ impl Proposal {
         self.queries.clear();
         self.queries.extend_from_slice(query.values());
         self.floor = floor;
-        self.surprising = false;
+        (self.surprising, self.weighed) = (false, false);
         self.effort = Effort::default();
     }
 
@@ -51,6 +58,13 @@ impl Proposal {
         self.unit = ranking.unit;
         self.ranks.clear();
         self.ranks.extend(self.candidates.iter().map(|&token| ranking.ranks[token as usize]));
+    }
+
+    /// Makes `tokens`, found without their codes, the candidates.
+    pub(super) fn replace(&mut self, tokens: &[u32]) {
+        self.candidates.clear();
+        self.candidates.extend_from_slice(tokens);
+        self.ranks.clear();
     }
 
     /// The logarithm of the share of attention that a rank stands for.
