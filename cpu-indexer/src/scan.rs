@@ -59,18 +59,18 @@ pub(crate) fn score_tokens(
     scores: &mut Scores,
 ) {
     scores.resize(tokens.len());
-    let key = |&token: &u32| view.key(token as usize);
-    let (first, rest) = tokens.split_at(tokens.len().min(SCATTERED));
-    first.iter().for_each(|token| fetch(key(token)));
-    let mut ahead = rest.iter();
-    let mut rows: Rows<'_> = [&[]; BATCH];
-    for (batch, column) in tokens.chunks(BATCH).zip((0..).step_by(BATCH)) {
-        for (row, token) in rows.iter_mut().zip(batch) {
-            *row = key(token);
-        }
-        ahead.by_ref().take(BATCH).for_each(|token| fetch(key(token)));
-        let rows = &rows[..batch.len()];
-        kernels.score_rows(view.dtype(), query, rows, &[], scores, column);
+    let mut found = tokens.iter().map(|&token| {
+        let key = view.key(token as usize);
+        fetch(key);
+        key
+    });
+    let mut keys: [&[u16]; SCATTERED] = [&[]; SCATTERED];
+    keys.iter_mut().zip(&mut found).for_each(|(slot, key)| *slot = key);
+    for column in (0..tokens.len()).step_by(BATCH) {
+        let count = BATCH.min(tokens.len() - column);
+        let batch = &mut keys[column % SCATTERED..][..BATCH];
+        kernels.score_rows(view.dtype(), query, &batch[..count], &[], scores, column);
+        batch.iter_mut().zip(&mut found).for_each(|(slot, key)| *slot = key);
     }
 }
 

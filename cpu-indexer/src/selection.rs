@@ -144,6 +144,9 @@ impl<'a> Masks<'a> {
         let end = start + self.block_tokens;
         let within = |position: usize| position.clamp(start, end) - start;
         let Zones { tokens, sink, window } = self.zones;
+        if self.grain == self.block_tokens {
+            return token_mask(0, within(tokens));
+        }
         let sink = within(sink).next_multiple_of(self.grain);
         // Nothing of the window lies in a block that ends where it begins.
         let window = within(window);

@@ -5,12 +5,12 @@ use crate::kernels::Kernels;
 /// Weights that are few enough to be gone through many times.
 const FEW: usize = 4096;
 
-/// The `k`-th largest of `weights`, which are neither negative nor NaN; `None` if there are fewer.
+/// A floor that exactly `k` of `weights` reach, which are neither negative nor NaN; or the `k`-th largest of them, if others are
+/// equal to it. `None` if there are fewer.
 ///
-/// The bits of such floats are ordered as the floats are, so bisecting the bits finds the very value in at most 32
-/// passes, each of which only counts. Once few weights are left they are copied to `narrowed`, and passes are short.
-#[must_use]
-pub(crate) fn kth_largest(
+/// The bits of such floats are ordered as the floats are, so bisecting the bits ends after at most 32 passes, each of which
+/// only counts. Once few weights are left they are copied to `narrowed`, and passes are short.
+fn floor_of_largest(
     kernels: Kernels,
     weights: &[f32],
     k: usize,
@@ -31,6 +31,9 @@ pub(crate) fn kth_largest(
             continue;
         }
         low = middle;
+        if count == k {
+            break;
+        }
         if narrowed.is_empty() && weights.len() > FEW.max(2 * k) && count <= weights.len() / 8 {
             kernels.keep_not_below(weights, floor, narrowed);
         }
@@ -49,17 +52,19 @@ pub(crate) fn select(
     out: &mut Vec<u32>,
 ) {
     debug_assert_eq!(tokens.len(), weights.len());
-    let Some(smallest) = kth_largest(kernels, weights, k, narrowed) else {
+    let Some(floor) = floor_of_largest(kernels, weights, k, narrowed) else {
         if k > 0 {
             out.extend_from_slice(tokens);
         }
         return;
     };
-    let surplus = kernels.count_not_below(weights, smallest) - k;
+    let surplus = kernels.count_not_below(weights, floor) - k;
     if surplus == 0 {
-        kernels.pick_not_below(weights, smallest, tokens, out);
+        kernels.pick_not_below(weights, floor, tokens, out);
         return;
     }
+    // The floor is the smallest weight that is wanted, but not all of them are.
+    let smallest = floor;
     let ties = weights.iter().filter(|&&weight| weight == smallest).count();
     let mut wanted = ties - surplus;
     for (&token, &weight) in tokens.iter().zip(weights) {

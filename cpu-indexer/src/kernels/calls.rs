@@ -114,14 +114,54 @@ impl Kernels {
         dispatch!(self, pick_not_below(weights, floor, tokens, out));
     }
 
-    /// Adds `Σ factors[i] · matrix[i]` to `out`, where `matrix` ([factors, out]) holds bfloat16 words.
+    /// Adds `Σ factors[h][i] · matrix[i]` to each row `h` of `out`, where `factors` is [heads, rows], `matrix` ([rows, columns])
+    /// holds bfloat16 words, and `out` is [heads, columns].
     ///
     /// # Panics
-    /// If the lengths do not fit each other, or `out` has not a multiple of 16 elements.
-    pub fn combine_rows(self, factors: &[f32], matrix: &[u16], out: &mut [f32]) {
-        assert_eq!(matrix.len(), factors.len() * out.len());
-        assert!(out.len().is_multiple_of(CODE_WORDS));
-        dispatch!(self, combine_rows(factors, matrix, out));
+    /// If the lengths do not fit each other, or columns are not a multiple of 16.
+    pub fn combine_rows(self, heads: usize, factors: &[f32], matrix: &[u16], out: &mut [f32]) {
+        assert!(factors.len().is_multiple_of(heads) && out.len().is_multiple_of(heads));
+        assert_eq!(matrix.len() * heads * heads, factors.len() * out.len());
+        assert!((out.len() / heads).is_multiple_of(CODE_WORDS));
+        dispatch!(self, combine_rows(heads, factors, matrix, out));
+    }
+
+    /// Writes to `products` ([sub-spaces, words]) the products of the directions in `mapped` with each code word of each
+    /// sub-space. A sub-space has the directions up to its entry in `ends`, from that of the one before on; `words`
+    /// ([directions, words]) holds bfloat16 words.
+    ///
+    /// # Panics
+    /// If the lengths do not fit each other.
+    pub fn word_products(
+        self,
+        mapped: &[f32],
+        ends: &[usize],
+        words: &[u16],
+        products: &mut [[f32; CODE_WORDS]],
+    ) {
+        assert_eq!(products.len(), ends.len());
+        dispatch!(self, word_products(mapped, ends, words, products));
+    }
+
+    /// The sum of the largest numbers of all rows.
+    #[must_use]
+    pub fn sum_of_largest(self, rows: &[[f32; CODE_WORDS]]) -> f32 {
+        dispatch!(self, sum_of_largest(rows))
+    }
+
+    /// Writes to `tables` how many units each number lies below the largest of its row, rounded, at most 255; `per_unit` is the
+    /// inverse of a unit.
+    ///
+    /// # Panics
+    /// If there are not as many tables as rows.
+    pub fn units_below_largest(
+        self,
+        rows: &[[f32; CODE_WORDS]],
+        per_unit: f32,
+        tables: &mut [[u8; CODE_WORDS]],
+    ) {
+        assert_eq!(rows.len(), tables.len());
+        dispatch!(self, units_below_largest(rows, per_unit, tables));
     }
 
     /// Adds `scale · vector vectorᵀ` to the square `matrix`.

@@ -3,7 +3,9 @@
 use super::{CODE_WORDS, LANES};
 
 /// Columns that are summed in registers at once.
-const COLUMNS: usize = 64;
+const COLUMNS: usize = 32;
+/// Rows of factors that share a matrix while it is in registers.
+const FACTORS: usize = 4;
 
 /// A bfloat16 word as `f32`.
 #[inline(always)]
@@ -16,37 +18,136 @@ fn multiply_add<const FUSED: bool>(a: f32, b: f32, sum: f32) -> f32 {
     if FUSED { a.mul_add(b, sum) } else { a * b + sum }
 }
 
-/// Adds `Σ factors[i] · matrix[i]` to `out`; rows have as many columns as `out`, a multiple of 16.
+/// Adds `Σ factors[h][i] · matrix[i]` to each row `h` of `out`, of which there are `heads`; rows of the matrix have as many columns,
+/// a multiple of 16.
 #[inline(always)]
-pub(super) fn combine_rows<const FUSED: bool>(factors: &[f32], matrix: &[u16], out: &mut [f32]) {
-    let width = out.len();
-    let mut wide = out.chunks_exact_mut(COLUMNS);
-    let mut at = 0;
-    for out in wide.by_ref() {
-        combine_columns::<FUSED, COLUMNS>(factors, &matrix[at..], width, out);
-        at += COLUMNS;
-    }
-    for out in wide.into_remainder().chunks_exact_mut(CODE_WORDS) {
-        combine_columns::<FUSED, CODE_WORDS>(factors, &matrix[at..], width, out);
-        at += CODE_WORDS;
+pub(super) fn combine_rows<const FUSED: bool>(
+    heads: usize,
+    factors: &[f32],
+    matrix: &[u16],
+    out: &mut [f32],
+) {
+    let (rows, width) = (factors.len() / heads, out.len() / heads);
+    let factors = factors.chunks(FACTORS * rows);
+    for (factors, out) in factors.zip(out.chunks_mut(FACTORS * width)) {
+        match out.len() / width {
+            1 => combine_few::<FUSED, 1>(factors, matrix, out),
+            2 => combine_few::<FUSED, 2>(factors, matrix, out),
+            3 => combine_few::<FUSED, 3>(factors, matrix, out),
+            _ => combine_few::<FUSED, FACTORS>(factors, matrix, out),
+        }
     }
 }
 
 #[inline(always)]
-fn combine_columns<const FUSED: bool, const N: usize>(
+fn combine_few<const FUSED: bool, const H: usize>(
     factors: &[f32],
     matrix: &[u16],
-    width: usize,
     out: &mut [f32],
 ) {
-    let mut sums = [0.0; N];
-    sums.copy_from_slice(out);
-    for (&factor, row) in factors.iter().zip(matrix.chunks(width)) {
-        for (sum, &word) in sums.iter_mut().zip(&row[..N]) {
-            *sum = multiply_add::<FUSED>(factor, widen(word), *sum);
+    let width = out.len() / H;
+    let mut at = 0;
+    while at + COLUMNS <= width {
+        combine_columns::<FUSED, H, COLUMNS>(factors, &matrix[at..], at, out);
+        at += COLUMNS;
+    }
+    while at < width {
+        combine_columns::<FUSED, H, CODE_WORDS>(factors, &matrix[at..], at, out);
+        at += CODE_WORDS;
+    }
+}
+
+/// As [`combine_rows`], for `N` columns from `at` on, with which `matrix` begins.
+#[inline(always)]
+fn combine_columns<const FUSED: bool, const H: usize, const N: usize>(
+    factors: &[f32],
+    matrix: &[u16],
+    at: usize,
+    out: &mut [f32],
+) {
+    let (rows, width) = (factors.len() / H, out.len() / H);
+    let mut sums = [[0.0; N]; H];
+    for (sums, out) in sums.iter_mut().zip(out.chunks(width)) {
+        sums.copy_from_slice(&out[at..at + N]);
+    }
+    for (row, words) in matrix.chunks(width).take(rows).enumerate() {
+        let mut wide = [0.0; N];
+        for (wide, &word) in wide.iter_mut().zip(&words[..N]) {
+            *wide = widen(word);
+        }
+        for (sums, factors) in sums.iter_mut().zip(factors.chunks_exact(rows)) {
+            let factor = factors[row];
+            for (sum, &wide) in sums.iter_mut().zip(&wide) {
+                *sum = multiply_add::<FUSED>(factor, wide, *sum);
+            }
         }
     }
-    out.copy_from_slice(&sums);
+    for (sums, out) in sums.iter().zip(out.chunks_mut(width)) {
+        out[at..at + N].copy_from_slice(sums);
+    }
+}
+
+/// Writes to `products` what each code word of each sub-space, the directions up to its end among `ends`, makes of `mapped`.
+#[inline(always)]
+pub(super) fn word_products<const FUSED: bool>(
+    mapped: &[f32],
+    ends: &[usize],
+    words: &[u16],
+    products: &mut [[f32; CODE_WORDS]],
+) {
+    let mut start = 0;
+    for (products, &end) in products.iter_mut().zip(ends) {
+        let mut sums = [0.0; CODE_WORDS];
+        let words = words[start * CODE_WORDS..end * CODE_WORDS].chunks_exact(CODE_WORDS);
+        for (&factor, words) in mapped[start..end].iter().zip(words) {
+            for (sum, &word) in sums.iter_mut().zip(words) {
+                *sum = multiply_add::<FUSED>(factor, widen(word), *sum);
+            }
+        }
+        *products = sums;
+        start = end;
+    }
+}
+
+/// The largest of some numbers, of which none is NaN.
+#[inline(always)]
+fn largest(numbers: &[f32; CODE_WORDS]) -> f32 {
+    let mut left = *numbers;
+    let mut half = CODE_WORDS / 2;
+    while half > 0 {
+        for at in 0..half {
+            left[at] = if left[at] < left[half + at] { left[half + at] } else { left[at] };
+        }
+        half /= 2;
+    }
+    left[0]
+}
+
+/// The sum of the largest numbers of all rows.
+#[inline(always)]
+pub(super) fn sum_of_largest(rows: &[[f32; CODE_WORDS]]) -> f32 {
+    let mut sum = 0.0;
+    for row in rows {
+        sum += largest(row);
+    }
+    sum
+}
+
+/// Writes to `tables` how many units each number lies below the largest of its row, rounded, at most 255.
+#[inline(always)]
+pub(super) fn units_below_largest(
+    rows: &[[f32; CODE_WORDS]],
+    per_unit: f32,
+    tables: &mut [[u8; CODE_WORDS]],
+) {
+    for (row, table) in rows.iter().zip(tables) {
+        let most = largest(row);
+        for (entry, &number) in table.iter_mut().zip(row) {
+            let units = (most - number) * per_unit + 0.5;
+            let units = if units < 255.0 { units } else { 255.0 };
+            *entry = units as i32 as u8;
+        }
+    }
 }
 
 /// Adds `scale · vector vectorᵀ` to the square `matrix`.
@@ -147,8 +248,32 @@ pub(super) fn largest_words<const FUSED: bool>(
 macro_rules! compile {
     ($fused:literal $(, $features:literal)?) => {
         $(#[target_feature(enable = $features)])?
-        pub(super) fn combine_rows(factors: &[f32], matrix: &[u16], out: &mut [f32]) {
-            dense::combine_rows::<$fused>(factors, matrix, out);
+        pub(super) fn combine_rows(heads: usize, factors: &[f32], matrix: &[u16], out: &mut [f32]) {
+            dense::combine_rows::<$fused>(heads, factors, matrix, out);
+        }
+
+        $(#[target_feature(enable = $features)])?
+        pub(super) fn word_products(
+            mapped: &[f32],
+            ends: &[usize],
+            words: &[u16],
+            products: &mut [[f32; CODE_WORDS]],
+        ) {
+            dense::word_products::<$fused>(mapped, ends, words, products);
+        }
+
+        $(#[target_feature(enable = $features)])?
+        pub(super) fn sum_of_largest(rows: &[[f32; CODE_WORDS]]) -> f32 {
+            dense::sum_of_largest(rows)
+        }
+
+        $(#[target_feature(enable = $features)])?
+        pub(super) fn units_below_largest(
+            rows: &[[f32; CODE_WORDS]],
+            per_unit: f32,
+            tables: &mut [[u8; CODE_WORDS]],
+        ) {
+            dense::units_below_largest(rows, per_unit, tables);
         }
 
         $(#[target_feature(enable = $features)])?

@@ -18,6 +18,7 @@ mod scores;
 mod tests;
 
 pub use query::GroupQuery;
+pub(crate) use query::{dot, lane_sums};
 pub use scores::Scores;
 
 /// Keys whose codes lie together, so that one instruction looks up one sub-space of all of them.

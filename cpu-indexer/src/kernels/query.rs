@@ -2,6 +2,8 @@
 
 use half::bf16;
 
+use super::LANES;
+
 /// Queries of the heads that share one KV head, multiplied by the softmax scale, in the forms that the kernels read.
 #[derive(Debug, Clone, Default)]
 pub struct GroupQuery {
@@ -69,10 +71,30 @@ impl GroupQuery {
     #[must_use]
     pub(crate) fn likeness(&self, others: &[f32]) -> f32 {
         assert_eq!(others.len(), self.values.len());
-        let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
         let pairs =
             self.values.chunks_exact(self.head_dim).zip(others.chunks_exact(self.head_dim));
         let cosine = |(a, b)| dot(a, b) / (dot(a, a) * dot(b, b)).sqrt().max(f32::MIN_POSITIVE);
         pairs.map(cosine).sum::<f32>() / self.group as f32
     }
+}
+
+/// The product of two vectors.
+pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
+    lane_sums(a, b, |a, b| a * b).iter().sum()
+}
+
+/// Sums of `term` over the pairs of two vectors, in as many sums as fill a register: a sum of its own for each lane lets the
+/// compiler use registers, as it must not change the order of additions.
+pub(crate) fn lane_sums(a: &[f32], b: &[f32], term: impl Fn(f32, f32) -> f32) -> [f32; LANES] {
+    let mut sums = [0.0; LANES];
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
+    for (a, b) in a.iter().zip(b) {
+        for ((sum, &a), &b) in sums.iter_mut().zip(a).zip(b) {
+            *sum += term(a, b);
+        }
+    }
+    for ((sum, &a), &b) in sums.iter_mut().zip(a_rest).zip(b_rest) {
+        *sum += term(a, b);
+    }
+    sums
 }

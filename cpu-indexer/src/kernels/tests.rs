@@ -127,24 +127,73 @@ proptest! {
 
 proptest! {
     #[test]
-    fn dense_products_agree(rows in 1_usize..20, parts in 1_usize..12, seed in any::<u64>()) {
+    fn dense_products_agree(
+        heads in 1_usize..7,
+        rows in 1_usize..20,
+        parts in 1_usize..8,
+        seed in any::<u64>(),
+    ) {
         let mut random = fastrand(seed);
         let width = 16 * parts;
-        let factors: Vec<f32> = (0..rows).map(|_| random()).collect();
+        let factors: Vec<f32> = (0..heads * rows).map(|_| random()).collect();
         let matrix: Vec<u16> =
             (0..rows * width).map(|_| bf16::from_f32(random()).to_bits()).collect();
         let start: Vec<f32> = (0..width).map(|_| random()).collect();
-        let mut expected = start.clone();
-        scalar::combine_rows(&factors, &matrix, &mut expected);
         let mut outer = vec![0.5; width * width];
         scalar::add_outer(&start, 0.3, &mut outer);
-        for kernels in vectorised() {
-            let mut found = start.clone();
-            kernels.combine_rows(&factors, &matrix, &mut found);
-            prop_assert!(expected.iter().zip(&found).all(|(a, b)| (a - b).abs() < 1e-5));
+        for isa in Isa::available() {
+            let kernels = Kernels { isa };
+            let mut found = start.repeat(heads);
+            kernels.combine_rows(heads, &factors, &matrix, &mut found);
+            for (at, found) in found.iter().enumerate() {
+                let (head, column) = (at / width, at % width);
+                let sum: f32 = (0..rows)
+                    .map(|row| {
+                        let word = bf16::from_bits(matrix[row * width + column]).to_f32();
+                        factors[head * rows + row] * word
+                    })
+                    .sum();
+                prop_assert!((start[column] + sum - found).abs() < 1e-5);
+            }
             let mut found = vec![0.5; width * width];
             kernels.add_outer(&start, 0.3, &mut found);
             prop_assert!(outer.iter().zip(&found).all(|(a, b)| (a - b).abs() < 1e-6));
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn tables_hold_products_with_words(sizes in prop::collection::vec(1_usize..5, 1..30), seed in any::<u64>()) {
+        let mut random = fastrand(seed);
+        let ends: Vec<usize> = sizes.iter().scan(0, |end, size| { *end += size; Some(*end) }).collect();
+        let directions = ends[ends.len() - 1];
+        let mapped: Vec<f32> = (0..directions).map(|_| random()).collect();
+        let words: Vec<u16> =
+            (0..directions * CODE_WORDS).map(|_| bf16::from_f32(random()).to_bits()).collect();
+        let product = |from: usize, to: usize, word: usize| -> f32 {
+            let term = |at: usize| mapped[at] * bf16::from_bits(words[at * CODE_WORDS + word]).to_f32();
+            (from..to).map(term).sum()
+        };
+        for isa in Isa::available() {
+            let kernels = Kernels { isa };
+            let mut products = vec![[9.0; CODE_WORDS]; ends.len()];
+            kernels.word_products(&mapped, &ends, &words, &mut products);
+            let mut tables = vec![[9; CODE_WORDS]; ends.len()];
+            kernels.units_below_largest(&products, 100.0, &mut tables);
+            let mut best = 0.0;
+            for (space, &size) in sizes.iter().enumerate() {
+                let start = ends[space] - size;
+                let largest = products[space].iter().copied().fold(f32::MIN, f32::max);
+                best += largest;
+                for word in 0..CODE_WORDS {
+                    let found = products[space][word];
+                    prop_assert!((product(start, ends[space], word) - found).abs() < 1e-5);
+                    let below = ((largest - found) * 100.0 + 0.5).floor().min(255.0);
+                    prop_assert_eq!(f32::from(tables[space][word]), below);
+                }
+            }
+            prop_assert!((kernels.sum_of_largest(&products) - best).abs() < 1e-4);
         }
     }
 }

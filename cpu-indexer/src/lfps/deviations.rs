@@ -7,6 +7,8 @@ use crate::sketch::Ranking;
 
 /// Deviations are kept in steps of one sixteenth of a natural logarithm.
 const STEPS: f32 = 16.0;
+/// Binary places of the factor from steps to ranks.
+const FRACTION: u32 = 14;
 
 /// The candidates of the last step, and for each the logarithm of its true weight over the estimated one.
 ///
@@ -35,12 +37,12 @@ impl Deviations {
 
     /// Corrects the ranks of the remembered tokens by `persistence` times their deviations.
     pub(super) fn apply(&mut self, ranking: &mut Ranking, persistence: f32) {
-        let factor = persistence / (STEPS * ranking.unit);
+        let factor = fixed(persistence / (STEPS * ranking.unit));
         self.uncorrected.clear();
         for (&token, &steps) in self.tokens.iter().zip(&self.steps) {
             let rank = &mut ranking.ranks[token as usize];
             self.uncorrected.push(*rank);
-            *rank = round_to_rank(f32::from(*rank) + factor * f32::from(steps));
+            *rank = corrected(*rank, steps, factor);
         }
     }
 
@@ -88,10 +90,18 @@ fn to_steps(deviation: f32) -> i8 {
     (number + 0.5_f32.copysign(number)) as i8
 }
 
-/// The nearest rank; casting saturates.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-fn round_to_rank(number: f32) -> u8 {
-    (number + 0.5) as u8
+/// A factor with [`FRACTION`] binary places.
+#[expect(clippy::cast_possible_truncation, reason = "casting saturates")]
+fn fixed(factor: f32) -> i32 {
+    // By larger ones any step moves a rank to the end.
+    (factor.min(256.0) * (1 << FRACTION) as f32) as i32
+}
+
+/// A rank moved by `factor` times `steps`, rounded.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to a byte")]
+fn corrected(rank: u8, steps: i8, factor: i32) -> u8 {
+    let change = (factor * i32::from(steps) + (1 << (FRACTION - 1))) >> FRACTION;
+    (i32::from(rank) + change).clamp(0, 255) as u8
 }
 
 #[cfg(test)]
@@ -104,6 +114,13 @@ mod tests {
             let error = weight.ln() - rough_ln(weight);
             assert!((0.0..0.0625).contains(&error), "{weight}: {error}");
         }
+    }
+
+    #[test]
+    fn ranks_are_corrected_to_the_nearest_and_saturate() {
+        let of = |rank, steps, factor: f32| corrected(rank, steps, fixed(factor));
+        assert_eq!([of(9, 3, 0.5), of(9, -3, 0.5), of(9, -3, 0.6)], [11, 8, 7]);
+        assert_eq!([of(250, 127, 0.9), of(5, -128, 1e9), of(0, 0, 1e9)], [255, 0, 0]);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use hindsight_protocol::geometry::KvDtype;
 
 use super::key_map::KeyMap;
-use crate::kernels::{CODE_WORDS, Kernels, LANES};
+use crate::kernels::{CODE_WORDS, GroupQuery, Kernels, LANES, dot, lane_sums};
 
 /// The memory that coding works in.
 #[derive(Debug, Clone, Default)]
@@ -78,7 +78,7 @@ impl Quantizer {
 
     /// What all scores of `query` have in common: its product with the mean key.
     pub(super) fn common(&self, query: &[f32]) -> f32 {
-        query.iter().zip(&self.mean).map(|(q, m)| q * m).sum()
+        dot(query, &self.mean)
     }
 
     /// Writes the code words of some keys (each `[head_dim]`, at most [`LANES`]) to `codes` ([sub-spaces][key]).
@@ -109,25 +109,22 @@ impl Quantizer {
         }
     }
 
-    /// Writes to `products` ([sub-spaces]) what each code word adds to the score of `query` (`[head_dim]`), and returns the
-    /// variance with which the sums are expected to miss scores. `scratch` holds width numbers.
+    /// Takes `query` to the directions of code words: writes [group, width] to `mapped`.
+    pub(super) fn map_queries(&self, kernels: Kernels, query: &GroupQuery, mapped: &mut [f32]) {
+        mapped.fill(0.0);
+        kernels.combine_rows(query.group(), query.values(), &self.query_map, mapped);
+    }
+
+    /// Writes to `products` ([sub-spaces]) what each code word adds to the score of a `mapped` query (`[width]`), and returns the
+    /// variance with which the sums are expected to miss scores.
     pub(super) fn products(
         &self,
         kernels: Kernels,
-        query: &[f32],
-        scratch: &mut [f32],
+        mapped: &[f32],
         products: &mut [[f32; CODE_WORDS]],
     ) -> f32 {
-        let mapped = &mut scratch[..self.width()];
-        mapped.fill(0.0);
-        kernels.combine_rows(query, &self.query_map, mapped);
-        let mut start = 0;
-        for (products, &end) in products.iter_mut().zip(&self.ends) {
-            *products = [0.0; CODE_WORDS];
-            let words = &self.words[start * CODE_WORDS..end * CODE_WORDS];
-            kernels.combine_rows(&mapped[start..end], words, products);
-            start = end;
-        }
-        mapped.iter().zip(&self.errors).map(|(q, error)| q * q * error).sum()
+        kernels.word_products(mapped, &self.ends, &self.words, products);
+        let squares: [f32; LANES] = lane_sums(mapped, &self.errors, |q, error| q * q * error);
+        squares.iter().sum()
     }
 }

@@ -19,8 +19,11 @@ pub struct Ranking {
     pub largest_error: f32,
     products: Vec<[f32; CODE_WORDS]>,
     tables: Vec<[u8; CODE_WORDS]>,
+    /// Logarithm of the weight that the best conceivable key of each head has above the floor.
+    peaks: Vec<f32>,
     best: Vec<u8>,
-    scratch: Vec<f32>,
+    /// The queries, in the directions of code words: [group, width].
+    mapped: Vec<f32>,
 }
 
 impl Ranking {
@@ -36,7 +39,8 @@ impl Ranking {
         self.products.resize(group * subspaces, [0.0; CODE_WORDS]);
         self.tables.resize(group * subspaces, [0; CODE_WORDS]);
         self.best.resize(group, 0);
-        self.scratch.resize(sketch.quantizer.width().max(self.scratch.len()), 0.0);
+        self.peaks.resize(group, 0.0);
+        self.mapped.resize(group * sketch.quantizer.width(), 0.0);
     }
 
     /// Ranks the keys of `sketch` for `query`, given the logarithm of the sum of the exponentials of each head's scores
@@ -50,33 +54,31 @@ impl Ranking {
         floor: f32,
     ) {
         self.prepare(sketch, query.group());
-        let subspaces = sketch.quantizer.subspaces();
+        let quantizer = &sketch.quantizer;
+        let subspaces = quantizer.subspaces();
+        quantizer.map_queries(kernels, query, &mut self.mapped);
         // The span is the distance from the floor to the best conceivable key of any head.
         let mut span = 1.0_f32;
         let (mut variance, mut largest_variance) = (0.0, 0.0_f32);
-        for (head, products) in self.products.chunks_exact_mut(subspaces).enumerate() {
-            let query = query.head(head);
-            let of_head = sketch.quantizer.products(kernels, query, &mut self.scratch, products);
+        let mapped = self.mapped.chunks_exact(quantizer.width());
+        for (head, (products, mapped)) in
+            self.products.chunks_exact_mut(subspaces).zip(mapped).enumerate()
+        {
+            let of_head = quantizer.products(kernels, mapped, products);
             variance += of_head;
             largest_variance = largest_variance.max(of_head);
-            let best: f32 = products.iter().map(largest).sum();
-            span = span.max(best + sketch.quantizer.common(query) - normalisers[head] - floor);
+            self.peaks[head] = kernels.sum_of_largest(products) + quantizer.common(query.head(head))
+                - normalisers[head]
+                - floor;
+            span = span.max(self.peaks[head]);
         }
         self.error = (variance / query.group() as f32).sqrt();
         self.largest_error = largest_variance.sqrt();
         self.floor = floor;
         self.unit = span / 255.0;
-        for (head, products) in self.products.chunks_exact(subspaces).enumerate() {
-            let best: f32 = products.iter().map(largest).sum();
-            let common = sketch.quantizer.common(query.head(head)) - normalisers[head] - floor;
-            self.best[head] = to_rank((best + common) / self.unit);
-            let tables = &mut self.tables[head * subspaces..][..subspaces];
-            for (table, products) in tables.iter_mut().zip(products) {
-                let most = largest(products);
-                for (entry, product) in table.iter_mut().zip(products) {
-                    *entry = to_rank((most - product) / self.unit);
-                }
-            }
+        kernels.units_below_largest(&self.products, self.unit.recip(), &mut self.tables);
+        for (best, peak) in self.best.iter_mut().zip(&self.peaks) {
+            *best = to_rank(peak / self.unit);
         }
         let join = std::array::from_fn(|step| {
             let difference = (4 * step) as f32 + 1.5;
@@ -111,10 +113,6 @@ impl Ranking {
     pub fn log_weight_of(&self, rank: u8) -> f32 {
         self.floor + f32::from(rank) * self.unit
     }
-}
-
-fn largest(numbers: &[f32; CODE_WORDS]) -> f32 {
-    numbers.iter().copied().fold(f32::NEG_INFINITY, f32::max)
 }
 
 /// The nearest rank; casting saturates, and makes 0 of what is no number.
