@@ -4,7 +4,7 @@ use hindsight_protocol::arena::HeadBlocks;
 use hindsight_protocol::geometry::KvDtype;
 
 use crate::kernels::{GroupQuery, Kernels, Scores};
-use crate::scan::{score_all, sum_weights};
+use crate::scan::score_all;
 use crate::selection::{Audit, Effort, Selection, Zones, number};
 use crate::topk;
 
@@ -13,7 +13,6 @@ use crate::topk;
 pub(crate) struct ExactScan {
     kernels: Kernels,
     scores: Scores,
-    normalisers: Vec<f32>,
     weights: Vec<f32>,
     tokens: Vec<u32>,
     best: Vec<u32>,
@@ -26,7 +25,6 @@ impl ExactScan {
         Self {
             kernels,
             scores: Scores::with_capacity(group, max_tokens),
-            normalisers: Vec::with_capacity(group),
             weights: Vec::with_capacity(max_tokens),
             tokens: (0..number(max_tokens)).collect(),
             best: Vec::new(),
@@ -37,10 +35,13 @@ impl ExactScan {
     /// Scores all keys; afterwards `weights` holds every token's share of attention, summed over the group.
     fn weigh(&mut self, view: HeadBlocks<'_>, query: &GroupQuery) {
         score_all(self.kernels, view, query, &mut self.scores);
-        self.normalisers.clear();
-        let heads = 0..query.group();
-        self.normalisers.extend(heads.map(|head| self.kernels.log_sum_exp(self.scores.head(head))));
-        sum_weights(self.kernels, &self.scores, &self.normalisers, &mut self.weights);
+        self.weights.clear();
+        self.weights.resize(self.scores.len(), 0.0);
+        for head in 0..query.group() {
+            let shares = self.scores.head_mut(head);
+            let (_, sum) = self.kernels.exponentiate(shares);
+            self.kernels.add_scaled(shares, sum.recip(), &mut self.weights);
+        }
         let numbered = self.tokens.len();
         self.tokens.extend(number(numbered)..number(self.weights.len().max(numbered)));
     }

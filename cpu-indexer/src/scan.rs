@@ -50,15 +50,15 @@ fn run<'a>(view: HeadBlocks<'a>, first: usize, rows: &mut Rows<'a>) -> usize {
     count
 }
 
-/// Scores the keys of `tokens`; column `i` of `scores` is `tokens[i]`.
+/// Scores the keys of `tokens`; column `first + i` of `scores`, which has to be there, is `tokens[i]`.
 pub(crate) fn score_tokens(
     kernels: Kernels,
     view: HeadBlocks<'_>,
     query: &GroupQuery,
     tokens: &[u32],
     scores: &mut Scores,
+    first: usize,
 ) {
-    scores.resize(tokens.len());
     let mut found = tokens.iter().map(|&token| {
         let key = view.key(token as usize);
         fetch(key);
@@ -69,7 +69,7 @@ pub(crate) fn score_tokens(
     for column in (0..tokens.len()).step_by(BATCH) {
         let count = BATCH.min(tokens.len() - column);
         let batch = &mut keys[column % SCATTERED..][..BATCH];
-        kernels.score_rows(view.dtype(), query, &batch[..count], &[], scores, column);
+        kernels.score_rows(view.dtype(), query, &batch[..count], &[], scores, first + column);
         batch.iter_mut().zip(&mut found).for_each(|(slot, key)| *slot = key);
     }
 }
@@ -77,19 +77,4 @@ pub(crate) fn score_tokens(
 /// Asks for the keys of `tokens`, which will be scored soon.
 pub(crate) fn fetch_tokens(view: HeadBlocks<'_>, tokens: &[u32]) {
     tokens.iter().for_each(|&token| fetch(view.key(token as usize)));
-}
-
-/// Writes to `weights` the softmax weight of each column, summed over the group, given the logarithm of each head's
-/// normaliser.
-pub(crate) fn sum_weights(
-    kernels: Kernels,
-    scores: &Scores,
-    normalisers: &[f32],
-    weights: &mut Vec<f32>,
-) {
-    weights.clear();
-    weights.resize(scores.len(), 0.0);
-    for (head, &normaliser) in normalisers.iter().enumerate() {
-        kernels.add_exp(scores.head(head), normaliser, weights);
-    }
 }

@@ -64,9 +64,11 @@ impl<'w> Scans<'w> {
             keys.push(self.read(head));
         }
         self.score(0);
-        let normalisers: Vec<f32> = (0..self.query.group())
-            .map(|row| self.kernels.log_sum_exp(self.scores.head(row)))
-            .collect();
+        let normaliser = |row| {
+            let (max, sum) = self.kernels.exponentiate(self.scores.head_mut(row));
+            max + sum.ln()
+        };
+        let normalisers: Vec<f32> = (0..self.query.group()).map(normaliser).collect();
         let (sketch, mut ranking) = self.sketch(parameters);
         for _ in 0..=TIMES {
             reader.read();

@@ -143,43 +143,73 @@ fn exp(x: __m256) -> __m256 {
 }
 
 #[target_feature(enable = "avx2,fma")]
-pub(super) fn log_sum_exp(scores: &[f32]) -> f32 {
-    let parts = scores.chunks_exact(8);
+pub(super) fn exponentiate(scores: &mut [f32]) -> (f32, f32) {
+    let (parts, rest) = scores.as_chunks_mut::<8>();
     let mut largest = _mm256_set1_ps(f32::NEG_INFINITY);
-    for part in parts.clone() {
+    for part in &*parts {
         // SAFETY: the part has 8 elements.
         largest = _mm256_max_ps(unsafe { _mm256_loadu_ps(part.as_ptr()) }, largest);
     }
     let mut lanes = [0.0; 8];
     // SAFETY: `lanes` has room for 8 floats.
     unsafe { _mm256_storeu_ps(lanes.as_mut_ptr(), largest) };
-    let max = lanes.iter().chain(parts.remainder()).copied().fold(f32::NEG_INFINITY, f32::max);
-    if max == f32::NEG_INFINITY {
-        return max;
-    }
-    let tail: f32 = parts.remainder().iter().map(|score| (score - max).exp()).sum();
+    let max = lanes.iter().chain(&*rest).copied().fold(f32::NEG_INFINITY, f32::max);
     let mut sum = _mm256_setzero_ps();
     for part in parts {
         // SAFETY: the part has 8 elements.
-        let part = unsafe { _mm256_loadu_ps(part.as_ptr()) };
-        sum = _mm256_add_ps(sum, exp(_mm256_sub_ps(part, _mm256_set1_ps(max))));
+        unsafe {
+            let scores = _mm256_loadu_ps(part.as_ptr());
+            let shares = exp(_mm256_sub_ps(scores, _mm256_set1_ps(max)));
+            _mm256_storeu_ps(part.as_mut_ptr(), shares);
+            sum = _mm256_add_ps(sum, shares);
+        }
     }
-    max + (lanes_sum(sum) + tail).ln()
+    (max, lanes_sum(sum) + scalar::exponentiate_from(rest, max))
 }
 
-#[target_feature(enable = "avx2,fma")]
-pub(super) fn add_exp(scores: &[f32], offset: f32, weights: &mut [f32]) {
-    let parts = scores.chunks_exact(8);
-    let tail = scores.len() - parts.remainder().len();
-    scalar::add_exp(parts.remainder(), offset, &mut weights[tail..]);
-    let offset = _mm256_set1_ps(offset);
-    for (scores, weights) in parts.zip(weights.chunks_exact_mut(8)) {
-        // SAFETY: both parts have 8 elements.
-        unsafe {
-            let added = exp(_mm256_sub_ps(_mm256_loadu_ps(scores.as_ptr()), offset));
-            let sum = _mm256_add_ps(_mm256_loadu_ps(weights.as_ptr()), added);
-            _mm256_storeu_ps(weights.as_mut_ptr(), sum);
+/// A row, and its largest number in all lanes.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn load_row(row: &[f32; CODE_WORDS]) -> ([__m256; 2], __m256) {
+    // SAFETY: a row has 16 elements.
+    let halves =
+        unsafe { [_mm256_loadu_ps(row.as_ptr()), _mm256_loadu_ps(row.as_ptr().add(8))] };
+    let most = _mm256_max_ps(halves[0], halves[1]);
+    let most = _mm256_max_ps(most, _mm256_permute2f128_ps::<1>(most, most));
+    let most = _mm256_max_ps(most, _mm256_permute_ps::<0b01_00_11_10>(most));
+    (halves, _mm256_max_ps(most, _mm256_permute_ps::<0b10_11_00_01>(most)))
+}
+
+#[target_feature(enable = "avx2")]
+pub(super) fn sum_of_largest(rows: &[[f32; CODE_WORDS]]) -> f32 {
+    let mut sum = 0.0;
+    for row in rows {
+        sum += _mm256_cvtss_f32(load_row(row).1);
+    }
+    sum
+}
+
+#[target_feature(enable = "avx2")]
+pub(super) fn units_below_largest(
+    rows: &[[f32; CODE_WORDS]],
+    per_unit: f32,
+    tables: &mut [[u8; CODE_WORDS]],
+) {
+    let (per_unit, half) = (_mm256_set1_ps(per_unit), _mm256_set1_ps(0.5));
+    for (row, table) in rows.iter().zip(tables) {
+        let (halves, most) = load_row(row);
+        let mut units = [_mm256_setzero_si256(); 2];
+        for at in 0..2 {
+            let below = _mm256_mul_ps(_mm256_sub_ps(most, halves[at]), per_unit);
+            let rounded = _mm256_min_ps(_mm256_add_ps(below, half), _mm256_set1_ps(255.0));
+            units[at] = _mm256_cvttps_epi32(rounded);
         }
+        // In each half of the register the words of both halves of the row: the middle two change places.
+        let words = _mm256_packus_epi32(units[0], units[1]);
+        let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(words);
+        let (low, high) = (_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
+        // SAFETY: a table has 16 entries.
+        unsafe { _mm_storeu_si128(table.as_mut_ptr().cast(), _mm_packus_epi16(low, high)) };
     }
 }
 

@@ -190,39 +190,58 @@ fn lanes_mask(lanes: usize) -> __mmask16 {
 }
 
 #[target_feature(enable = "avx512f")]
-pub(super) fn log_sum_exp(scores: &[f32]) -> f32 {
+pub(super) fn exponentiate(scores: &mut [f32]) -> (f32, f32) {
     let lowest = _mm512_set1_ps(f32::NEG_INFINITY);
-    let mut max = lowest;
+    let mut largest = lowest;
     for part in scores.chunks(16) {
         // SAFETY: the mask leaves out what lies behind the slice's end.
         let part = unsafe { _mm512_mask_loadu_ps(lowest, lanes_mask(part.len()), part.as_ptr()) };
-        max = _mm512_max_ps(max, part);
+        largest = _mm512_max_ps(largest, part);
     }
-    let max = _mm512_reduce_max_ps(max);
-    if max == f32::NEG_INFINITY {
-        return max;
-    }
+    let max = _mm512_reduce_max_ps(largest);
     let mut sum = _mm512_setzero_ps();
-    for part in scores.chunks(16) {
+    for part in scores.chunks_mut(16) {
+        let mask = lanes_mask(part.len());
         // SAFETY: as above.
-        let part = unsafe { _mm512_mask_loadu_ps(lowest, lanes_mask(part.len()), part.as_ptr()) };
-        sum = _mm512_add_ps(sum, exp(_mm512_sub_ps(part, _mm512_set1_ps(max))));
+        unsafe {
+            let scores = _mm512_mask_loadu_ps(lowest, mask, part.as_ptr());
+            let shares = exp(_mm512_sub_ps(scores, _mm512_set1_ps(max)));
+            _mm512_mask_storeu_ps(part.as_mut_ptr(), mask, shares);
+            sum = _mm512_mask_add_ps(sum, mask, sum, shares);
+        }
     }
-    max + _mm512_reduce_add_ps(sum).ln()
+    (max, _mm512_reduce_add_ps(sum))
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn load_row(row: &[f32; CODE_WORDS]) -> __m512 {
+    // SAFETY: a row has 16 elements.
+    unsafe { _mm512_loadu_ps(row.as_ptr()) }
 }
 
 #[target_feature(enable = "avx512f")]
-pub(super) fn add_exp(scores: &[f32], offset: f32, weights: &mut [f32]) {
-    let offset = _mm512_set1_ps(offset);
-    for (scores, weights) in scores.chunks(16).zip(weights.chunks_mut(16)) {
-        let mask = lanes_mask(scores.len());
-        // SAFETY: the mask leaves out what lies behind the ends of the slices, which are equally long.
-        unsafe {
-            let scores = _mm512_maskz_loadu_ps(mask, scores.as_ptr());
-            let sum = _mm512_maskz_loadu_ps(mask, weights.as_ptr());
-            let sum = _mm512_add_ps(sum, exp(_mm512_sub_ps(scores, offset)));
-            _mm512_mask_storeu_ps(weights.as_mut_ptr(), mask, sum);
-        }
+pub(super) fn sum_of_largest(rows: &[[f32; CODE_WORDS]]) -> f32 {
+    let mut sum = 0.0;
+    for row in rows {
+        sum += _mm512_reduce_max_ps(load_row(row));
+    }
+    sum
+}
+
+#[target_feature(enable = "avx512f")]
+pub(super) fn units_below_largest(
+    rows: &[[f32; CODE_WORDS]],
+    per_unit: f32,
+    tables: &mut [[u8; CODE_WORDS]],
+) {
+    let (per_unit, half) = (_mm512_set1_ps(per_unit), _mm512_set1_ps(0.5));
+    for (row, table) in rows.iter().zip(tables) {
+        let row = load_row(row);
+        let below = _mm512_sub_ps(_mm512_set1_ps(_mm512_reduce_max_ps(row)), row);
+        let units = _mm512_cvttps_epi32(_mm512_add_ps(_mm512_mul_ps(below, per_unit), half));
+        // SAFETY: a table has 16 entries.
+        unsafe { _mm_storeu_si128(table.as_mut_ptr().cast(), _mm512_cvtusepi32_epi8(units)) };
     }
 }
 
@@ -303,16 +322,20 @@ pub(super) fn count_at_least(ranks: &[u8], cut: u8) -> usize {
     count + counts[0] + counts[1] + counts[2] + counts[3]
 }
 
-#[target_feature(enable = "avx512f,avx512bw,bmi1")]
+#[target_feature(enable = "avx512f,avx512bw,popcnt")]
 pub(super) fn collect_at_least(ranks: &[u8], cut: u8, first: u32, out: &mut Vec<u32>) {
     let (parts, tail) = ranks.as_chunks::<64>();
     let wide = _mm512_set1_epi8(cut.cast_signed());
+    let ascending = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     let mut at = first;
     for part in parts {
         let mut bits = at_least(part, wide);
+        let mut quarter = at;
         while bits != 0 {
-            out.push(at + bits.trailing_zeros());
-            bits &= bits - 1;
+            let numbers = _mm512_add_epi32(ascending, _mm512_set1_epi32(quarter.cast_signed()));
+            push_masked(bits as u16, numbers, out);
+            bits >>= 16;
+            quarter += 16;
         }
         at += 64;
     }
@@ -358,15 +381,36 @@ pub(super) fn keep_not_below(weights: &[f32], floor: f32, out: &mut Vec<f32>) {
     }
 }
 
-#[target_feature(enable = "avx512f,bmi1")]
+#[target_feature(enable = "avx512f,popcnt")]
 pub(super) fn pick_not_below(weights: &[f32], floor: f32, tokens: &[u32], out: &mut Vec<u32>) {
     let floor = _mm512_set1_ps(floor);
     for (part, tokens) in weights.chunks(16).zip(tokens.chunks(16)) {
-        let mut bits = not_below(part, floor);
-        while bits != 0 {
-            out.push(tokens[bits.trailing_zeros() as usize]);
-            bits &= bits - 1;
+        let picked = not_below(part, floor);
+        // SAFETY: the mask leaves out what lies behind the slice's end.
+        let tokens =
+            unsafe { _mm512_maskz_loadu_epi32(lanes_mask(tokens.len()), tokens.as_ptr().cast()) };
+        push_masked(picked, tokens, out);
+    }
+}
+
+/// Appends the numbers in the lanes that `picked` names.
+#[inline]
+#[target_feature(enable = "avx512f,popcnt")]
+fn push_masked(picked: u16, numbers: __m512i, out: &mut Vec<u32>) {
+    let count = picked.count_ones() as usize;
+    let packed = _mm512_maskz_compress_epi32(picked, numbers);
+    let room = out.spare_capacity_mut();
+    if room.len() >= 16 {
+        // SAFETY: there is room for 16 numbers, of which the first `count` are kept.
+        unsafe {
+            _mm512_storeu_si512(room.as_mut_ptr().cast(), packed);
+            out.set_len(out.len() + count);
         }
+    } else {
+        let mut lanes = [0; 16];
+        // SAFETY: `lanes` has room for 16 numbers.
+        unsafe { _mm512_storeu_si512(lanes.as_mut_ptr().cast(), packed) };
+        out.extend_from_slice(&lanes[..count]);
     }
 }
 

@@ -44,19 +44,21 @@ impl Kernels {
         dispatch!(self, score_rows(dtype, query, rows, ahead, out, stride));
     }
 
-    /// `ln Σ exp(score)` over all scores.
-    #[must_use]
-    pub fn log_sum_exp(self, scores: &[f32]) -> f32 {
-        dispatch!(self, log_sum_exp(scores))
+    /// Replaces scores by `exp(score − max)`, where `max` is the largest of them, and returns `max` and their sum: the logarithm
+    /// of the sum of the scores' exponentials is `max + ln sum`.
+    ///
+    /// No scores, or none but negative infinity, give negative infinity and what is no number or 0.
+    pub fn exponentiate(self, scores: &mut [f32]) -> (f32, f32) {
+        dispatch!(self, exponentiate(scores))
     }
 
-    /// Adds `exp(score − offset)` to each weight.
+    /// Adds `factor` times each number to `out`.
     ///
     /// # Panics
     /// If the lengths differ.
-    pub fn add_exp(self, scores: &[f32], offset: f32, weights: &mut [f32]) {
-        assert_eq!(scores.len(), weights.len());
-        dispatch!(self, add_exp(scores, offset, weights));
+    pub fn add_scaled(self, numbers: &[f32], factor: f32, out: &mut [f32]) {
+        assert_eq!(numbers.len(), out.len());
+        dispatch!(self, add_scaled(numbers, factor, out));
     }
 
     /// Ranks keys by their codes.

@@ -109,47 +109,6 @@ pub(super) fn word_products<const FUSED: bool>(
     }
 }
 
-/// The largest of some numbers, of which none is NaN.
-#[inline(always)]
-fn largest(numbers: &[f32; CODE_WORDS]) -> f32 {
-    let mut left = *numbers;
-    let mut half = CODE_WORDS / 2;
-    while half > 0 {
-        for at in 0..half {
-            left[at] = if left[at] < left[half + at] { left[half + at] } else { left[at] };
-        }
-        half /= 2;
-    }
-    left[0]
-}
-
-/// The sum of the largest numbers of all rows.
-#[inline(always)]
-pub(super) fn sum_of_largest(rows: &[[f32; CODE_WORDS]]) -> f32 {
-    let mut sum = 0.0;
-    for row in rows {
-        sum += largest(row);
-    }
-    sum
-}
-
-/// Writes to `tables` how many units each number lies below the largest of its row, rounded, at most 255.
-#[inline(always)]
-pub(super) fn units_below_largest(
-    rows: &[[f32; CODE_WORDS]],
-    per_unit: f32,
-    tables: &mut [[u8; CODE_WORDS]],
-) {
-    for (row, table) in rows.iter().zip(tables) {
-        let most = largest(row);
-        for (entry, &number) in table.iter_mut().zip(row) {
-            let units = (most - number) * per_unit + 0.5;
-            let units = if units < 255.0 { units } else { 255.0 };
-            *entry = units as i32 as u8;
-        }
-    }
-}
-
 /// Adds `scale · vector vectorᵀ` to the square `matrix`.
 #[inline(always)]
 pub(super) fn add_outer<const FUSED: bool>(vector: &[f32], scale: f32, matrix: &mut [f32]) {
@@ -158,6 +117,14 @@ pub(super) fn add_outer<const FUSED: bool>(vector: &[f32], scale: f32, matrix: &
         for (sum, &y) in row.iter_mut().zip(vector) {
             *sum = multiply_add::<FUSED>(factor, y, *sum);
         }
+    }
+}
+
+/// Adds `factor` times each number to `out`.
+#[inline(always)]
+pub(super) fn add_scaled<const FUSED: bool>(numbers: &[f32], factor: f32, out: &mut [f32]) {
+    for (out, &number) in out.iter_mut().zip(numbers) {
+        *out = multiply_add::<FUSED>(factor, number, *out);
     }
 }
 
@@ -263,22 +230,13 @@ macro_rules! compile {
         }
 
         $(#[target_feature(enable = $features)])?
-        pub(super) fn sum_of_largest(rows: &[[f32; CODE_WORDS]]) -> f32 {
-            dense::sum_of_largest(rows)
-        }
-
-        $(#[target_feature(enable = $features)])?
-        pub(super) fn units_below_largest(
-            rows: &[[f32; CODE_WORDS]],
-            per_unit: f32,
-            tables: &mut [[u8; CODE_WORDS]],
-        ) {
-            dense::units_below_largest(rows, per_unit, tables);
-        }
-
-        $(#[target_feature(enable = $features)])?
         pub(super) fn add_outer(vector: &[f32], scale: f32, matrix: &mut [f32]) {
             dense::add_outer::<$fused>(vector, scale, matrix);
+        }
+
+        $(#[target_feature(enable = $features)])?
+        pub(super) fn add_scaled(numbers: &[f32], factor: f32, out: &mut [f32]) {
+            dense::add_scaled::<$fused>(numbers, factor, out);
         }
 
         $(#[target_feature(enable = $features)])?

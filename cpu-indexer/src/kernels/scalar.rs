@@ -31,26 +31,48 @@ pub(super) fn score_rows(
     }
 }
 
-/// `ln Σ exp(score)`.
-pub(super) fn log_sum_exp(scores: &[f32]) -> f32 {
+/// Replaces scores by `exp(score − max)`, and returns `max` and the sum of them.
+pub(super) fn exponentiate(scores: &mut [f32]) -> (f32, f32) {
     let max = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    if max == f32::NEG_INFINITY {
-        return max;
-    }
-    max + scores.iter().map(|score| (score - max).exp()).sum::<f32>().ln()
+    (max, exponentiate_from(scores, max))
 }
 
-/// Adds `exp(score - offset)` to each weight.
-pub(super) fn add_exp(scores: &[f32], offset: f32, weights: &mut [f32]) {
-    for (weight, score) in weights.iter_mut().zip(scores) {
-        *weight += (score - offset).exp();
+/// Replaces scores by `exp(score − max)`, and returns their sum.
+pub(super) fn exponentiate_from(scores: &mut [f32], max: f32) -> f32 {
+    let mut sum = 0.0;
+    for score in scores {
+        *score = (*score - max).exp();
+        sum += *score;
     }
+    sum
 }
 
 /// The rank that two heads with ranks `a` and `b` have together: the larger, plus `join[min(|a − b| / 4, 15)]`.
 #[inline]
 fn join_ranks(a: u8, b: u8, join: &[u8; 16]) -> u8 {
     a.max(b).saturating_add(join[usize::from(a.abs_diff(b) / 4).min(15)])
+}
+
+fn largest(numbers: &[f32; CODE_WORDS]) -> f32 {
+    numbers.iter().copied().fold(f32::NEG_INFINITY, f32::max)
+}
+
+/// The sum of the largest numbers of all rows.
+pub(super) fn sum_of_largest(rows: &[[f32; CODE_WORDS]]) -> f32 {
+    rows.iter().map(largest).sum()
+}
+
+/// Writes to `tables` how many units each number lies below the largest of its row, rounded, at most 255.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "casting saturates")]
+pub(super) fn units_below_largest(
+    rows: &[[f32; CODE_WORDS]],
+    per_unit: f32,
+    tables: &mut [[u8; CODE_WORDS]],
+) {
+    for (row, table) in rows.iter().zip(tables) {
+        let most = largest(row);
+        *table = row.map(|number| ((most - number) * per_unit + 0.5) as u8);
+    }
 }
 
 /// See [`super::Kernels::scan_codes`].

@@ -14,7 +14,7 @@ use hindsight_protocol::geometry::KvDtype;
 use crate::exact::ExactScan;
 use crate::kernels::{GroupQuery, Kernels, Scores};
 use crate::parameters::{IndexParameters, SketchUse};
-use crate::scan::{fetch_tokens, score_tokens, sum_weights};
+use crate::scan::{fetch_tokens, score_tokens};
 use crate::selection::{Effort, Selection, Zones, number};
 use crate::sketch::{EncodeScratch, Ranking, Sketch};
 use crate::topk;
@@ -103,17 +103,13 @@ pub(crate) struct Lfps {
     kernels: Kernels,
     parameters: IndexParameters,
     max_tokens: usize,
+    /// Candidates that there may be.
+    most: usize,
     anchors: Vec<u32>,
-    anchor_scores: Scores,
-    /// Logarithm of the sum of the exponentials of each head's scores of sink and window.
-    always: Vec<f32>,
-    /// The same with those of the strongest tokens of the last step.
-    anchored: Vec<f32>,
-    /// The same of all scores, as far as known.
+    /// Logarithm of the sum of the exponentials of each head's scores, as far as known.
     normalisers: Vec<f32>,
     ranking: Ranking,
     set: Bitmap,
-    candidates: Vec<u32>,
     reaching: Vec<u32>,
     scores: Scores,
     weights: Vec<f32>,
@@ -134,15 +130,12 @@ impl Lfps {
             kernels,
             max_tokens,
             anchors: Vec::with_capacity(anchors),
-            anchor_scores: Scores::with_capacity(group, anchors),
-            always: Vec::with_capacity(group),
-            anchored: Vec::with_capacity(group),
             normalisers: Vec::with_capacity(group),
             ranking: Ranking::new(max_tokens),
             set: Bitmap::new(max_tokens),
-            candidates: Vec::with_capacity(most),
+            most,
             reaching: Vec::with_capacity(max_tokens),
-            scores: Scores::with_capacity(group, most),
+            scores: Scores::with_capacity(group, anchors + most),
             weights: Vec::with_capacity(most),
             narrowed: Vec::with_capacity(most),
             coding: EncodeScratch::default(),
@@ -157,7 +150,7 @@ impl Lfps {
 
     /// Room for what a group of queries like `query` proposes.
     pub(crate) fn proposal(&self, query: &GroupQuery) -> Proposal {
-        Proposal::with_capacity(query, self.candidates.capacity(), self.parameters.top_k)
+        Proposal::with_capacity(query, self.most, self.parameters.top_k)
     }
 
     /// Codes keys that are new in `view`.
@@ -248,13 +241,13 @@ impl Lfps {
             }
             return;
         }
-        self.weigh_anchors(head, view, query, zones);
         if scan {
+            self.weigh_anchors(head, view, query, zones);
             self.propose_by_codes(head, query, zones, proposal);
             self.select_among(head, view, query, zones, proposal, exact, out);
             out.effort.repaired |= self.parameters.sketch == SketchUse::OnDrift;
         } else {
-            self.select_by_history(head, view, query, zones, out);
+            self.select_by_history(head, view, query, zones, proposal, out);
         }
     }
 
@@ -295,7 +288,6 @@ impl Lfps {
             out.effort.add(&wasted);
             (out.effort.repaired, out.effort.misled) = (true, true);
         } else {
-            self.weigh_anchors(head, view, query, zones);
             self.select_among(head, view, query, zones, proposal, exact, out);
         }
     }
@@ -326,21 +318,15 @@ impl Lfps {
         query: &GroupQuery,
         zones: Zones,
     ) {
-        self.anchors.clear();
-        self.anchors.extend(number(0)..number(zones.sink));
-        self.anchors.extend(number(zones.window)..number(zones.tokens.min(view.tokens())));
-        let always = self.anchors.len();
-        self.anchors.extend_from_slice(&head.strongest);
-        score_tokens(self.kernels, view, query, &self.anchors, &mut self.anchor_scores);
-        self.always.clear();
-        self.normalisers.clear();
-        self.anchored.clear();
+        let Self { kernels, anchors, scores, normalisers, .. } = self;
+        list_always(zones, view, anchors);
+        anchors.extend_from_slice(&head.strongest);
+        scores.resize(anchors.len());
+        score_tokens(*kernels, view, query, anchors, scores, 0);
+        normalisers.clear();
         for (row, gap) in head.gaps.iter().enumerate() {
-            let scores = self.anchor_scores.head(row);
-            let anchored = self.kernels.log_sum_exp(scores);
-            self.always.push(self.kernels.log_sum_exp(&scores[..always]));
-            self.anchored.push(anchored);
-            self.normalisers.push(anchored + gap);
+            let (max, sum) = kernels.exponentiate(scores.head_mut(row));
+            normalisers.push(max + sum.ln() + gap);
         }
     }
 
@@ -401,6 +387,7 @@ impl Lfps {
             let likeliest = &mut proposal.likeliest;
             fill(*kernels, ranks, cut, middle.start, top_k, reaching, likeliest);
         }
+        proposal.find(&head.strongest);
         head.deviations.undo(ranking);
         proposal.note_ranks(ranking);
     }
@@ -425,19 +412,20 @@ impl Lfps {
             out.effort.add(&proposal.effort);
             out.effort.repaired = true;
             proposal.replace(&out.tokens);
-            self.score_candidates(view, query, &proposal.candidates);
+            proposal.find(&head.strongest);
+            self.weigh(head, view, query, zones, proposal);
         } else {
-            if self.score_candidates(view, query, &proposal.candidates) > MISJUDGED {
+            if self.weigh(head, view, query, zones, proposal) > MISJUDGED {
                 // Some head turned to tokens that nobody expected, or back to what was: its weights were overrated or underrated
                 // against the others'.
                 out.effort.repaired = true;
                 out.effort.key_bytes += proposal.candidates.len() * key_bytes;
                 self.rank_and_collect(head, query, zones, proposal);
-                self.score_candidates(view, query, &proposal.candidates);
+                self.weigh(head, view, query, zones, proposal);
             }
             out.tokens.extend_from_slice(&proposal.likeliest);
         }
-        self.choose(head, &proposal.candidates, &mut proposal.weights, out);
+        self.choose(proposal, out);
         proposal.weighed = true;
         self.finish(view, zones, proposal.candidates.len(), out);
     }
@@ -448,19 +436,22 @@ impl Lfps {
         view: HeadBlocks<'_>,
         query: &GroupQuery,
         zones: Zones,
+        proposal: &mut Proposal,
         out: &mut Selection,
     ) {
-        let mut candidates = std::mem::take(&mut self.candidates);
-        let mut weights = std::mem::take(&mut self.weights);
         out.tokens.clear();
         out.effort = Effort { history_bytes: head.history.bytes(), ..Effort::default() };
+        let candidates = &mut proposal.candidates;
         candidates.clear();
-        head.history.propose(&self.parameters, zones, &mut self.set, &mut candidates);
-        self.score_candidates(view, query, &candidates);
-        self.choose(head, &candidates, &mut weights, out);
-        self.remember(head, &candidates, &weights, zones, out);
-        self.finish(view, zones, candidates.len(), out);
-        (self.candidates, self.weights) = (candidates, weights);
+        head.history.propose(&self.parameters, zones, &mut self.set, candidates);
+        if self.parameters.sketch == SketchUse::OnDrift {
+            // For the next scan.
+            proposal.find(&head.strongest);
+        }
+        self.weigh(head, view, query, zones, proposal);
+        self.choose(proposal, out);
+        self.remember(head, &proposal.candidates, &proposal.weights, zones, out);
+        self.finish(view, zones, proposal.candidates.len(), out);
     }
 
     /// What is the same for every selection from candidates.
@@ -477,42 +468,47 @@ impl Lfps {
         out.effort.key_bytes += (always + candidates) * view.head_dim() * KvDtype::BYTES;
     }
 
-    /// Scores the candidates, and learns the normalisers from them. Returns by how much one changed at most.
-    fn score_candidates(
+    /// Scores a proposal's candidates, sink and window, and turns scores to weights. Learns the normalisers and how much of them
+    /// the strongest tokens of the last step missed; returns by how much that has changed for a head at most.
+    fn weigh(
         &mut self,
+        head: &mut LfpsHead,
         view: HeadBlocks<'_>,
         query: &GroupQuery,
-        candidates: &[u32],
+        zones: Zones,
+        proposal: &mut Proposal,
     ) -> f32 {
-        score_tokens(self.kernels, view, query, candidates, &mut self.scores);
+        let Self { kernels, anchors, scores, normalisers, .. } = self;
+        let Proposal { candidates, strongest, weights, .. } = proposal;
+        list_always(zones, view, anchors);
+        let always = anchors.len();
+        scores.resize(always + candidates.len());
+        score_tokens(*kernels, view, query, anchors, scores, 0);
+        score_tokens(*kernels, view, query, candidates, scores, always);
+        weights.clear();
+        weights.resize(candidates.len(), 0.0);
+        normalisers.clear();
         let mut largest_change = 0.0_f32;
-        for (head, normaliser) in self.normalisers.iter_mut().enumerate() {
-            let candidates = self.kernels.log_sum_exp(self.scores.head(head));
-            let (less, more) =
-                (candidates.min(self.always[head]), candidates.max(self.always[head]));
-            let sum = more + (less - more).exp().ln_1p();
-            largest_change = largest_change.max((sum - *normaliser).abs());
-            *normaliser = sum;
+        for (row, gap) in head.gaps.iter_mut().enumerate() {
+            let shares = scores.head_mut(row);
+            let (max, sum) = kernels.exponentiate(shares);
+            let (of_always, of_candidates) = shares.split_at(always);
+            kernels.add_scaled(of_candidates, sum.recip(), weights);
+            normalisers.push(max + sum.ln());
+            let anchored = of_always.iter().sum::<f32>()
+                + strongest.iter().map(|&at| of_candidates[at]).sum::<f32>();
+            let found = (sum / anchored.max(f32::MIN_POSITIVE)).ln();
+            largest_change = largest_change.max((found - *gap).abs());
+            *gap = found;
         }
         largest_change
     }
 
-    /// Weighs the candidates, which have been scored, and selects the best of them unless the selection has been filled already.
-    fn choose(
-        &mut self,
-        head: &mut LfpsHead,
-        candidates: &[u32],
-        weights: &mut Vec<f32>,
-        out: &mut Selection,
-    ) {
-        for ((gap, normaliser), anchored) in
-            head.gaps.iter_mut().zip(&self.normalisers).zip(&self.anchored)
-        {
-            *gap = normaliser - anchored;
-        }
-        sum_weights(self.kernels, &self.scores, &self.normalisers, weights);
+    /// Selects the best of the candidates, which have been weighed, unless the selection has been filled already.
+    fn choose(&mut self, proposal: &Proposal, out: &mut Selection) {
         if out.tokens.is_empty() {
             let (top_k, narrowed) = (self.parameters.top_k, &mut self.narrowed);
+            let Proposal { candidates, weights, .. } = proposal;
             topk::select(self.kernels, candidates, weights, top_k, narrowed, &mut out.tokens);
         }
     }
@@ -558,4 +554,11 @@ impl Lfps {
         self.remember(head, &out.tokens, &weights, zones, out);
         self.weights = weights;
     }
+}
+
+/// Fills `tokens` with those of sink and window that are in `view`.
+fn list_always(zones: Zones, view: HeadBlocks<'_>, tokens: &mut Vec<u32>) {
+    tokens.clear();
+    tokens.extend(number(0)..number(zones.sink));
+    tokens.extend(number(zones.window)..number(zones.tokens.min(view.tokens())));
 }

@@ -13,6 +13,8 @@ pub(crate) struct Proposal {
     queries: Vec<f32>,
     /// Ascending.
     pub(super) candidates: Vec<u32>,
+    /// Where the strongest tokens of the last step stand among the candidates.
+    pub(super) strongest: Vec<usize>,
     /// The rank of each candidate's code.
     pub(super) ranks: Vec<u8>,
     /// Logarithm of the share of attention at rank 0.
@@ -37,6 +39,7 @@ impl Proposal {
         Self {
             queries: Vec::with_capacity(query.values().len()),
             candidates: Vec::with_capacity(most),
+            strongest: Vec::with_capacity(super::ANCHORS),
             ranks: Vec::with_capacity(most),
             weights: Vec::with_capacity(most),
             likeliest: Vec::with_capacity(top_k.min(most)),
@@ -58,6 +61,13 @@ impl Proposal {
         self.unit = ranking.unit;
         self.ranks.clear();
         self.ranks.extend(self.candidates.iter().map(|&token| ranking.ranks[token as usize]));
+    }
+
+    /// Finds the `strongest` tokens of the last step among the candidates.
+    pub(super) fn find(&mut self, strongest: &[u32]) {
+        let Self { candidates, strongest: found, .. } = self;
+        found.clear();
+        found.extend(strongest.iter().filter_map(|token| candidates.binary_search(token).ok()));
     }
 
     /// Makes `tokens`, found without their codes, the candidates.

@@ -33,10 +33,10 @@ impl Judge {
         self.query.load(queries, scale);
         score_all(self.kernels, view, &self.query, &mut self.scores);
         for (head, weights) in self.weights.iter_mut().enumerate() {
-            let scores = self.scores.head(head);
+            let shares = self.scores.head_mut(head);
+            let (_, sum) = self.kernels.exponentiate(shares);
             weights.clear();
-            weights.resize(scores.len(), 0.0);
-            self.kernels.add_exp(scores, self.kernels.log_sum_exp(scores), weights);
+            weights.extend(shares.iter().map(|share| share / sum));
         }
     }
 
