@@ -1,6 +1,5 @@
 //! The indexer process: requests from the worker's ring in, selections out.
 
-use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -86,7 +85,7 @@ fn start(control: &mut UnixStream, arena: OwnedFd) -> Result<(), Failure> {
         counters: &telemetry.indexer,
         arena: &arena,
         scratch: Scratch::default(),
-        expected: Expected::default(),
+        ahead: Ahead::default(),
         audit: AuditTurn::default(),
         shares_core,
         recorder: Recorder::new(profile.as_deref())
@@ -151,22 +150,63 @@ struct Scratch {
     seed_queries: u64,
 }
 
-/// Work for a query that is expected, done head by head while nothing is asked.
+/// What can be done for a selection before it is asked for, head by head while nothing else is.
 #[derive(Debug, Default)]
-struct Expected {
+struct Ahead {
+    /// The layer and token that it is for, if there is any.
     asked: Option<Asked>,
-    /// [heads, head_dim].
+    /// The queries that were expected ([heads, head_dim]), and the KV heads that they have proposed to.
+    expected: Vec<f32>,
+    proposed: usize,
+    /// The true queries ([heads, head_dim]), and the KV heads whose keys have been scored for them.
     query: Vec<f32>,
-    /// The KV heads that nothing has been proposed to yet.
-    heads: Range<usize>,
+    scored: usize,
+    /// KV heads that had been proposed to when the true queries came.
+    in_time: usize,
+    kv_heads: usize,
 }
 
-impl Expected {
-    /// Expects nothing any more.
+impl Ahead {
+    /// Begins with what is for `asked`.
+    fn begin(&mut self, asked: Asked, kv_heads: usize) {
+        self.clear();
+        (self.asked, self.kv_heads) = (Some(asked), kv_heads);
+    }
+
+    /// Nothing is to be done any more.
     fn clear(&mut self) {
         self.asked = None;
-        self.heads = 0..0;
+        self.expected.clear();
+        self.query.clear();
+        (self.proposed, self.scored, self.in_time) = (0, 0, 0);
     }
+
+    /// What is to be done next.
+    fn next(&self) -> Option<Task> {
+        let wanted = if self.query.is_empty() { self.kv_heads } else { self.scored + 1 };
+        if self.asked.is_none() || self.scored == self.kv_heads {
+            None
+        } else if !self.expected.is_empty() && self.proposed < wanted {
+            Some(Task::Propose)
+        } else {
+            (!self.query.is_empty()).then_some(Task::Score)
+        }
+    }
+
+    /// The part of some queries that belongs to a KV head.
+    fn of_head<'q>(&self, queries: &'q [f32], head: usize) -> &'q [f32] {
+        let length = queries.len() / self.kv_heads;
+        &queries[head * length..][..length]
+    }
+}
+
+/// A step of what is done ahead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Task {
+    /// The expected queries of the next KV head propose.
+    Propose,
+    /// The keys of the next KV head are scored for its queries.
+    Score,
 }
 
 /// One layer at the step of one token.
@@ -184,7 +224,7 @@ struct Indexer<'a> {
     counters: &'a IndexerCounters,
     arena: &'a Arena,
     scratch: Scratch,
-    expected: Expected,
+    ahead: Ahead,
     audit: AuditTurn,
     shares_core: bool,
     recorder: Recorder,
@@ -196,8 +236,12 @@ impl Indexer<'_> {
         let elements = (geometry.heads * geometry.head_dim) as usize;
         let mut patience = Patience::default();
         while !ended.load(Ordering::Relaxed) {
-            if !self.expected.heads.is_empty() && !requests.has_record() {
-                self.rehearse()?;
+            if let Some(task) = self.ahead.next()
+                && !requests.has_record()
+            {
+                let began = Instant::now();
+                self.work_ahead(task)?;
+                self.counters.select_ns.add(nanoseconds(began));
                 continue;
             }
             let record = requests.receive(patience).map_err(ring_broken)?;
@@ -215,15 +259,15 @@ impl Indexer<'_> {
         let last_layer = self.arena.geometry().layers - 1;
         let in_step = match request {
             Request::Select { layer, .. } => *layer < last_layer,
-            Request::Rehearse { .. } => true,
+            Request::Rehearse { .. } | Request::Query { .. } => true,
             _ => false,
         };
         if self.shares_core && !in_step { SHARING } else { Patience::default() }
     }
 
     fn handle(&mut self, request: &Request<'_>) -> Result<(), Failure> {
-        if !matches!(request, Request::Select { .. }) {
-            self.expected.clear();
+        if !matches!(request, Request::Query { .. } | Request::Select { .. }) {
+            self.ahead.clear();
         }
         let outcome = match *request {
             Request::Open { sequence, policy, top_k } => self.store.open(sequence, policy, top_k),
@@ -242,9 +286,12 @@ impl Indexer<'_> {
                 let asked = Asked { sequence, layer, position };
                 return self.expect(asked, query).map_err(rejected);
             }
-            Request::Select { sequence, layer, position, query } => {
+            Request::Query { sequence, layer, position, query } => {
                 let asked = Asked { sequence, layer, position };
-                return self.select(asked, query);
+                return self.take_query(asked, query).map_err(rejected);
+            }
+            Request::Select { sequence, layer, position } => {
+                return self.select(Asked { sequence, layer, position });
             }
         };
         let slab_bytes =
@@ -324,75 +371,99 @@ impl Indexer<'_> {
 
     /// Takes note of an expected query.
     fn expect(&mut self, asked: Asked, query: &[f32]) -> Result<(), StoreError> {
-        let Asked { sequence, layer, position } = asked;
-        // All but the token's own key.
-        let heads = self.store.layer(sequence, layer, position)?.residency.len();
-        self.store.layer(sequence, layer, position.saturating_add(1))?;
-        self.expected.asked = Some(asked);
-        self.expected.heads = 0..heads;
-        self.expected.query.clear();
-        self.expected.query.extend_from_slice(query);
+        let kv_heads = self.before(asked)?.residency.len();
+        self.ahead.begin(asked, kv_heads);
+        self.ahead.expected.extend_from_slice(query);
         Ok(())
     }
 
-    /// Has the expected query propose to the next KV head.
-    fn rehearse(&mut self) -> Result<(), Failure> {
-        let began = Instant::now();
-        let since = self.recorder.now();
-        let Expected { asked, query, heads } = &mut self.expected;
-        if let (Some(Asked { sequence, layer, position }), Some(head)) = (*asked, heads.next()) {
-            let state = self.store.layer(sequence, layer, position).map_err(rejected)?;
-            let per_head = query.len() / state.residency.len();
-            let query = &query[head * per_head..][..per_head];
-            if !state.index.rehearse(state.layer, head, state.view(head), query) {
-                *heads = 0..0;
-            }
-            let kv_head = Some(count(head as u64));
-            let detail = Detail { position, layer: Some(layer), kv_head, ..Detail::default() };
-            self.recorder.record(Activity::Prepare, since, detail);
+    /// Takes note of a query.
+    fn take_query(&mut self, asked: Asked, query: &[f32]) -> Result<(), StoreError> {
+        if self.ahead.asked != Some(asked) {
+            let kv_heads = self.before(asked)?.residency.len();
+            self.ahead.begin(asked, kv_heads);
         }
-        self.counters.select_ns.add(nanoseconds(began));
+        self.ahead.query.clear();
+        self.ahead.query.extend_from_slice(query);
+        self.ahead.in_time = self.ahead.proposed;
         Ok(())
     }
 
-    fn select(&mut self, asked: Asked, query: &[f32]) -> Result<(), Failure> {
+    /// A layer as it is before the step of a token, which may come.
+    fn before(&mut self, asked: Asked) -> Result<LayerState<'_>, StoreError> {
+        let Asked { sequence, layer, position } = asked;
+        self.store.layer(sequence, layer, position.saturating_add(1))?;
+        self.store.layer(sequence, layer, position)
+    }
+
+    /// Does the next part of what can be done before it is asked for.
+    fn work_ahead(&mut self, task: Task) -> Result<(), Failure> {
+        let since = self.recorder.now();
+        let ahead = &mut self.ahead;
+        let Some(Asked { sequence, layer, position }) = ahead.asked else { return Ok(()) };
+        let state = self.store.layer(sequence, layer, position).map_err(rejected)?;
+        let head = match task {
+            Task::Propose => {
+                let head = ahead.proposed;
+                let expected = ahead.of_head(&ahead.expected, head);
+                if state.index.rehearse(state.layer, head, state.view(head), expected) {
+                    ahead.proposed += 1;
+                } else {
+                    ahead.expected.clear();
+                }
+                head
+            }
+            Task::Score => {
+                let head = ahead.scored;
+                let query = ahead.of_head(&ahead.query, head);
+                state.index.score(state.layer, head, state.view(head), query);
+                ahead.scored += 1;
+                head
+            }
+        };
+        let kv_head = Some(count(head as u64));
+        let detail = Detail { position, layer: Some(layer), kv_head, ..Detail::default() };
+        self.recorder.record(Activity::Prepare, since, detail);
+        Ok(())
+    }
+
+    fn select(&mut self, asked: Asked) -> Result<(), Failure> {
         let began = Instant::now();
         let Asked { sequence, layer, position } = asked;
         let geometry = *self.arena.geometry();
-        let mut state =
-            self.store.layer(sequence, layer, position.saturating_add(1)).map_err(rejected)?;
-        let tokens = state.tokens;
-        append(&mut state, tokens - 1);
-        let heads = state.residency.len();
-        let per_head = query.len() / heads;
-        self.scratch.selections.resize_with(heads, Selection::default);
-        if self.expected.asked != Some(asked) {
-            self.expected.clear();
+        if self.ahead.asked != Some(asked) || self.ahead.query.is_empty() {
+            return Err(Failure::new("bad_request", "the worker asked without a query"));
         }
-        let in_time = self.expected.heads.start;
+        let heads = self.ahead.kv_heads;
+        self.scratch.selections.resize_with(heads, Selection::default);
         for head in 0..heads {
-            // What has not been proposed in time is proposed now: what is chosen does not depend on who was faster.
-            if self.expected.heads.start == head {
-                self.rehearse()?;
+            // What has not been done in time is done now: what is chosen does not depend on who was faster.
+            while self.ahead.scored <= head
+                && let Some(task) = self.ahead.next()
+            {
+                self.work_ahead(task)?;
             }
             let since = self.recorder.now();
             let state = self.store.layer(sequence, layer, position + 1).map_err(rejected)?;
-            let query = &query[head * per_head..][..per_head];
+            let query = self.ahead.of_head(&self.ahead.query, head);
             let selection = &mut self.scratch.selections[head];
             state.index.select(state.layer, head, state.view(head), query, selection);
             let misled = selection.effort.misled;
             self.counters.misled.add(u64::from(misled));
-            self.counters.rehearsed.add(u64::from(head < in_time && !misled));
+            self.counters.rehearsed.add(u64::from(head < self.ahead.in_time && !misled));
             self.answer(asked, head, since)?;
         }
-        self.expected.clear();
         // The worker has all that it waits for.
-        let state = self.store.layer(sequence, layer, position + 1).map_err(rejected)?;
+        let mut state = self.store.layer(sequence, layer, position + 1).map_err(rejected)?;
         (0..heads).for_each(|head| state.index.learn(head));
+        let tokens = state.tokens;
+        append(&mut state, tokens - 1);
         let detail = Detail { position, layer: Some(layer), ..Detail::default() };
+        let ahead = &self.ahead;
         if state.index.parameters().timing == Timing::Ahead {
             let since = self.recorder.now();
-            for (head, query) in query.chunks_exact(per_head).enumerate() {
+            for head in 0..heads {
+                let query = ahead.of_head(&ahead.query, head);
                 state.index.prepare(state.layer, head, state.view(head), query);
             }
             self.recorder.record(Activity::Prepare, since, detail);
@@ -401,7 +472,7 @@ impl Indexer<'_> {
         // The worker is busy with the answer: time for a look at how good it was.
         if let Some(head) = self.audit.turn(layer, position, &geometry) {
             let since = self.recorder.now();
-            let query = &query[head * per_head..][..per_head];
+            let query = ahead.of_head(&ahead.query, head);
             let view = state.view(head);
             let bytes = (view.tokens() * view.head_dim() * KvDtype::BYTES) as u64;
             let audit = state.index.audit(view, query, &self.scratch.selections[head]);
@@ -412,6 +483,7 @@ impl Indexer<'_> {
             let detail = Detail { kv_head: u32::try_from(head).ok(), bytes, ..detail };
             self.recorder.record(Activity::Audit, since, detail);
         }
+        self.ahead.clear();
         Ok(())
     }
 

@@ -128,10 +128,11 @@ impl<'a> Worker<'a> {
     /// Asks for a query that looks for `passage`: every KV head is answered for, in their order, with blocks of `passage` and
     /// none of the other.
     fn assert_selects(&mut self, position: usize, passage: usize) {
-        self.store(position);
         let query = self.query(passage);
-        let position = position as u64;
-        self.tell(&Request::Select { sequence: 0, layer: 0, position, query: &query });
+        let at = position as u64;
+        self.tell(&Request::Query { sequence: 0, layer: 0, position: at, query: &query });
+        self.store(position);
+        self.tell(&Request::Select { sequence: 0, layer: 0, position: at });
         for head in 0..KV_HEADS {
             let (kv_head, blocks) = self.reply().expect("a selection");
             assert_eq!(kv_head as usize, head);

@@ -90,16 +90,7 @@ impl<'a> IndexerLink<'a> {
         })
     }
 
-    /// Asks for the blocks of every KV head of a layer; [`IndexerLink::selection`] takes the answers.
-    ///
-    /// # Errors
-    /// As [`IndexerLink::tell`].
-    pub fn select(&mut self, place: Place, query: &[f32]) -> Result<(), LinkError> {
-        let Place { sequence, layer, position, .. } = place;
-        self.tell(&Request::Select { sequence, layer, position, query })
-    }
-
-    /// Waits for the blocks that one KV head attends to, after [`IndexerLink::select`]; KV heads are answered in their order.
+    /// Waits for the blocks that one KV head attends to, after a [`Request::Select`] of its layer; KV heads are answered in their order.
     /// Fills `blocks`.
     ///
     /// Nothing of the answer is used before it has been checked: blocks are ascending, exist, and end with the token's own;

@@ -158,7 +158,7 @@ pub enum Request<'a> {
     },
     /// The query that a decode step's token is expected to have in a layer that the worker has yet to come to. Everything
     /// before the token is in the arena, its own key is not. Not answered: what it proposes is chosen from when the
-    /// [`Request::Select`] of the same token and layer follows.
+    /// [`Request::Query`] of the same token and layer follows.
     Rehearse {
         /// The sequence.
         sequence: u32,
@@ -169,9 +169,9 @@ pub enum Request<'a> {
         /// Its expected queries after RoPE: [heads, head_dim].
         query: &'a [f32],
     },
-    /// A decode step's query; the token's key and value are in the arena. Answered by a [`Reply::Selection`] for each KV
-    /// head, in their order.
-    Select {
+    /// A decode step's query. Everything before the token is in the arena, its own key need not be. Not answered before the
+    /// [`Request::Select`] of the same token and layer, which must follow.
+    Query {
         /// The sequence.
         sequence: u32,
         /// The layer.
@@ -180,6 +180,16 @@ pub enum Request<'a> {
         position: u64,
         /// Its queries after RoPE: [heads, head_dim].
         query: &'a [f32],
+    },
+    /// The key and value of the token whose query was sent are in the arena. Answered by a [`Reply::Selection`] for each KV
+    /// head, in their order.
+    Select {
+        /// The sequence.
+        sequence: u32,
+        /// The layer.
+        layer: u32,
+        /// Position of the token.
+        position: u64,
     },
 }
 
@@ -191,6 +201,7 @@ const SEED: u32 = 5;
 const SELECT: u32 = 6;
 const REWIND: u32 = 7;
 const REHEARSE: u32 = 8;
+const QUERY: u32 = 9;
 
 impl<'a> Request<'a> {
     /// Encodes the record as a header and a payload, and hands both to `send`.
@@ -216,8 +227,11 @@ impl<'a> Request<'a> {
             Self::Rehearse { sequence, layer, position, query } => {
                 (header(REHEARSE, sequence, layer, 0, position, 1), query)
             }
-            Self::Select { sequence, layer, position, query } => {
-                (header(SELECT, sequence, layer, 0, position, 1), query)
+            Self::Query { sequence, layer, position, query } => {
+                (header(QUERY, sequence, layer, 0, position, 1), query)
+            }
+            Self::Select { sequence, layer, position } => {
+                (header(SELECT, sequence, layer, 0, position, 1), empty)
             }
         };
         send(&[header.as_bytes(), payload.as_bytes()])
@@ -233,7 +247,7 @@ impl<'a> Request<'a> {
         let (header, payload) = Header::read_from_prefix(record).map_err(|_| bad_length.clone())?;
         let query = <[f32]>::ref_from_bytes(payload).map_err(|_| bad_length.clone())?;
         let expected =
-            if matches!(header.kind, SEED | SELECT | REHEARSE) { query_elements } else { 0 };
+            if matches!(header.kind, SEED | QUERY | REHEARSE) { query_elements } else { 0 };
         if query.len() != expected {
             return Err(bad_length);
         }
@@ -250,7 +264,8 @@ impl<'a> Request<'a> {
             APPENDED => Self::Appended { sequence, layer, position, tokens },
             SEED => Self::Seed { sequence, layer, remaining: detail, position, query },
             REHEARSE => Self::Rehearse { sequence, layer, position, query },
-            SELECT => Self::Select { sequence, layer, position, query },
+            QUERY => Self::Query { sequence, layer, position, query },
+            SELECT => Self::Select { sequence, layer, position },
             kind => return Err(RecordError::Kind(kind)),
         })
     }
@@ -448,7 +463,8 @@ mod tests {
             Request::Appended { sequence: 3, layer: 29, position: 512, tokens: 256 },
             Request::Seed { sequence: 3, layer: 1, remaining: 2, position: 7, query: &query },
             Request::Rehearse { sequence: 3, layer: 2, position: 8, query: &query },
-            Request::Select { sequence: 3, layer: 1, position: 8, query: &query },
+            Request::Query { sequence: 3, layer: 1, position: 8, query: &query },
+            Request::Select { sequence: 3, layer: 1, position: 8 },
         ];
         for request in requests {
             request.encode(|parts| {
@@ -487,7 +503,7 @@ mod tests {
     proptest! {
         /// Bytes from a hostile peer decode to a record or an error, never to a panic.
         #[test]
-        fn any_bytes_decode_or_fail(bytes in prop::collection::vec(any::<u8>(), 0..128), kind in 0..=REHEARSE) {
+        fn any_bytes_decode_or_fail(bytes in prop::collection::vec(any::<u8>(), 0..128), kind in 0..=QUERY) {
             with_copy(&[&kind.to_le_bytes(), &bytes], |record| {
                 let _ = Request::decode(record, 4);
                 let _ = Reply::decode(record);

@@ -135,7 +135,7 @@ impl Lfps {
             set: Bitmap::new(max_tokens),
             most,
             reaching: Vec::with_capacity(max_tokens),
-            scores: Scores::with_capacity(group, anchors + most),
+            scores: Scores::with_capacity(group, anchors),
             weights: Vec::with_capacity(most),
             narrowed: Vec::with_capacity(most),
             coding: EncodeScratch::default(),
@@ -150,7 +150,8 @@ impl Lfps {
 
     /// Room for what a group of queries like `query` proposes.
     pub(crate) fn proposal(&self, query: &GroupQuery) -> Proposal {
-        Proposal::with_capacity(query, self.most, self.parameters.top_k)
+        let always = self.parameters.sink + self.parameters.window;
+        Proposal::with_capacity(query, self.most, always, self.parameters.top_k)
     }
 
     /// Codes keys that are new in `view`.
@@ -181,7 +182,7 @@ impl Lfps {
             self.calibrate(head, view, queries);
         }
         let used = count.min(self.parameters.seed_queries);
-        let (mut selection, mut proposal) = (Selection::default(), Proposal::default());
+        let (mut selection, mut proposal) = (Selection::default(), self.proposal(query));
         for (index, queries) in queries.chunks_exact(length).enumerate().skip(count - used) {
             let view = view.truncated(view.tokens() + index + 1 - count);
             let zones = self.zones(view.tokens());
@@ -242,18 +243,16 @@ impl Lfps {
             return;
         }
         if scan {
-            self.weigh_anchors(head, view, query, zones);
-            self.propose_by_codes(head, query, zones, proposal);
-            self.select_among(head, view, query, zones, proposal, exact, out);
+            self.score(head, view.truncated(view.tokens() - 1), query, false, proposal);
+            self.select_scored(head, view, query, zones, proposal, exact, out);
             out.effort.repaired |= self.parameters.sketch == SketchUse::OnDrift;
         } else {
             self.select_by_history(head, view, query, zones, proposal, out);
         }
     }
 
-    /// Proposes candidates to the token after those in `view`, for the queries that it is expected to have. Its own key need
-    /// not be there.
-    pub(crate) fn propose(
+    /// Proposes candidates to the token after those in `view`, whose own key need not be there.
+    fn propose(
         &mut self,
         head: &mut LfpsHead,
         view: HeadBlocks<'_>,
@@ -266,29 +265,42 @@ impl Lfps {
         }
         self.weigh_anchors(head, view, query, zones);
         self.propose_by_codes(head, query, zones, proposal);
-        proposal.effort.key_bytes = self.anchors.len() * view.head_dim() * KvDtype::BYTES;
-        fetch_tokens(view, &proposal.candidates);
     }
 
-    /// Selects from what expected queries proposed, unless the true ones are too unlike them: then as [`Lfps::select`].
-    #[expect(clippy::too_many_arguments, reason = "as `select`")]
-    pub(crate) fn select_proposed(
+    /// As [`Lfps::propose`], for expected queries: the candidates' keys will be asked for later, and are fetched meanwhile.
+    pub(crate) fn rehearse(
         &mut self,
         head: &mut LfpsHead,
         view: HeadBlocks<'_>,
         query: &GroupQuery,
-        zones: Zones,
         proposal: &mut Proposal,
-        exact: &mut ExactScan,
-        out: &mut Selection,
     ) {
-        if proposal.likeness(query) < LEAST_ALIKE {
+        self.propose(head, view, query, proposal);
+        // They are read once more when the true queries come.
+        proposal.effort.key_bytes = self.anchors.len() * view.head_dim() * KvDtype::BYTES;
+        fetch_tokens(view, &proposal.candidates);
+    }
+
+    /// Scores, for the queries of the token after those in `view`, all that it may select from but its own key, which need not
+    /// be there. If candidates have been `proposed` they are scored, unless the queries prove too unlike those that proposed.
+    pub(crate) fn score(
+        &mut self,
+        head: &mut LfpsHead,
+        view: HeadBlocks<'_>,
+        query: &GroupQuery,
+        proposed: bool,
+        proposal: &mut Proposal,
+    ) {
+        if !proposed {
+            self.propose(head, view, query, proposal);
+        } else if proposal.likeness(query) < LEAST_ALIKE {
             let wasted = proposal.effort;
-            self.select(head, view, query, zones, proposal, exact, out);
-            out.effort.add(&wasted);
-            (out.effort.repaired, out.effort.misled) = (true, true);
-        } else {
-            self.select_among(head, view, query, zones, proposal, exact, out);
+            self.propose(head, view, query, proposal);
+            proposal.effort.add(&wasted);
+            proposal.misled = true;
+        }
+        if !proposal.surprising {
+            self.score_candidates(view, query, proposal);
         }
     }
 
@@ -392,9 +404,9 @@ impl Lfps {
         proposal.note_ranks(ranking);
     }
 
-    /// Chooses the best of a proposal's candidates.
+    /// Selects the best of a proposal's candidates, for the queries that have been scored; `view` now holds the token's own key.
     #[expect(clippy::too_many_arguments, reason = "as `select`")]
-    fn select_among(
+    pub(crate) fn select_scored(
         &mut self,
         head: &mut LfpsHead,
         view: HeadBlocks<'_>,
@@ -404,27 +416,32 @@ impl Lfps {
         exact: &mut ExactScan,
         out: &mut Selection,
     ) {
-        let key_bytes = view.head_dim() * KvDtype::BYTES;
+        let before = view.truncated(view.tokens() - 1);
         out.tokens.clear();
-        out.effort = proposal.effort;
+        out.effort = Effort::default();
         if proposal.surprising {
             exact.select(view, query, zones, self.parameters.top_k, out);
-            out.effort.add(&proposal.effort);
             out.effort.repaired = true;
             proposal.replace(&out.tokens);
             proposal.find(&head.strongest);
-            self.weigh(head, view, query, zones, proposal);
+            self.score_candidates(before, query, proposal);
+            self.weigh(head, view, query, proposal);
         } else {
-            if self.weigh(head, view, query, zones, proposal) > MISJUDGED {
+            if self.weigh(head, view, query, proposal) > MISJUDGED {
                 // Some head turned to tokens that nobody expected, or back to what was: its weights were overrated or underrated
                 // against the others'.
                 out.effort.repaired = true;
-                out.effort.key_bytes += proposal.candidates.len() * key_bytes;
+                out.effort.key_bytes =
+                    proposal.candidates.len() * view.head_dim() * KvDtype::BYTES;
                 self.rank_and_collect(head, query, zones, proposal);
-                self.weigh(head, view, query, zones, proposal);
+                self.score_candidates(before, query, proposal);
+                self.weigh(head, view, query, proposal);
             }
             out.tokens.extend_from_slice(&proposal.likeliest);
         }
+        out.effort.add(&proposal.effort);
+        out.effort.repaired |= proposal.misled;
+        out.effort.misled = proposal.misled;
         self.choose(proposal, out);
         proposal.weighed = true;
         self.finish(view, zones, proposal.candidates.len(), out);
@@ -448,7 +465,8 @@ impl Lfps {
             // For the next scan.
             proposal.find(&head.strongest);
         }
-        self.weigh(head, view, query, zones, proposal);
+        self.score_candidates(view.truncated(view.tokens() - 1), query, proposal);
+        self.weigh(head, view, query, proposal);
         self.choose(proposal, out);
         self.remember(head, &proposal.candidates, &proposal.weights, zones, out);
         self.finish(view, zones, proposal.candidates.len(), out);
@@ -468,23 +486,37 @@ impl Lfps {
         out.effort.key_bytes += (always + candidates) * view.head_dim() * KvDtype::BYTES;
     }
 
-    /// Scores a proposal's candidates, sink and window, and turns scores to weights. Learns the normalisers and how much of them
-    /// the strongest tokens of the last step missed; returns by how much that has changed for a head at most.
+    /// Scores sink, window and a proposal's candidates for the token after those in `view`.
+    fn score_candidates(
+        &mut self,
+        view: HeadBlocks<'_>,
+        query: &GroupQuery,
+        proposal: &mut Proposal,
+    ) {
+        let zones = self.zones(view.tokens() + 1);
+        let Self { kernels, anchors, .. } = self;
+        let Proposal { candidates, scores, always, .. } = proposal;
+        list_always(zones, view, anchors);
+        *always = anchors.len();
+        scores.resize(*always + candidates.len() + 1);
+        score_tokens(*kernels, view, query, anchors, scores, 0);
+        score_tokens(*kernels, view, query, candidates, scores, *always);
+    }
+
+    /// Turns scores to weights, with that of the last token in `view`, to which the queries belong. Learns the normalisers, and
+    /// how much of them sink, window and the strongest tokens of the last step missed; returns by how much that has changed for
+    /// a head at most.
     fn weigh(
         &mut self,
         head: &mut LfpsHead,
         view: HeadBlocks<'_>,
         query: &GroupQuery,
-        zones: Zones,
         proposal: &mut Proposal,
     ) -> f32 {
-        let Self { kernels, anchors, scores, normalisers, .. } = self;
-        let Proposal { candidates, strongest, weights, .. } = proposal;
-        list_always(zones, view, anchors);
-        let always = anchors.len();
-        scores.resize(always + candidates.len());
-        score_tokens(*kernels, view, query, anchors, scores, 0);
-        score_tokens(*kernels, view, query, candidates, scores, always);
+        let Self { kernels, normalisers, .. } = self;
+        let Proposal { candidates, strongest, weights, scores, always, .. } = proposal;
+        let own = *always + candidates.len();
+        score_tokens(*kernels, view, query, &[number(view.tokens() - 1)], scores, own);
         weights.clear();
         weights.resize(candidates.len(), 0.0);
         normalisers.clear();
@@ -492,10 +524,11 @@ impl Lfps {
         for (row, gap) in head.gaps.iter_mut().enumerate() {
             let shares = scores.head_mut(row);
             let (max, sum) = kernels.exponentiate(shares);
-            let (of_always, of_candidates) = shares.split_at(always);
+            let (of_always, of_candidates) = shares[..own].split_at(*always);
             kernels.add_scaled(of_candidates, sum.recip(), weights);
             normalisers.push(max + sum.ln());
             let anchored = of_always.iter().sum::<f32>()
+                + shares[own]
                 + strongest.iter().map(|&at| of_candidates[at]).sum::<f32>();
             let found = (sum / anchored.max(f32::MIN_POSITIVE)).ln();
             largest_change = largest_change.max((found - *gap).abs());

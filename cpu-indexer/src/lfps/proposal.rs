@@ -1,6 +1,6 @@
 //! What one group of queries proposes to look at exactly.
 
-use crate::kernels::GroupQuery;
+use crate::kernels::{GroupQuery, Scores};
 use crate::selection::Effort;
 use crate::sketch::Ranking;
 
@@ -29,14 +29,27 @@ pub(crate) struct Proposal {
     pub(super) weighed: bool,
     /// Whether the queries point where codes say little.
     pub(super) surprising: bool,
+    /// Whether expected queries proposed in vain.
+    pub(super) misled: bool,
+    /// Scores of sink and window, then of the candidates, then of the token's own key.
+    pub(super) scores: Scores,
+    /// Columns of sink and window.
+    pub(super) always: usize,
     /// What proposing took.
     pub(super) effort: Effort,
 }
 
 impl Proposal {
-    /// Room for what a group of queries like `query` proposes: `most` candidates for `top_k` keys.
-    pub(super) fn with_capacity(query: &GroupQuery, most: usize, top_k: usize) -> Self {
+    /// Room for what a group of queries like `query` proposes: `most` candidates for `top_k` keys, besides `always` that are
+    /// attended to anyway.
+    pub(super) fn with_capacity(
+        query: &GroupQuery,
+        most: usize,
+        always: usize,
+        top_k: usize,
+    ) -> Self {
         Self {
+            scores: Scores::with_capacity(query.group(), always + most + 1),
             queries: Vec::with_capacity(query.values().len()),
             candidates: Vec::with_capacity(most),
             strongest: Vec::with_capacity(super::ANCHORS),
@@ -52,7 +65,7 @@ impl Proposal {
         self.queries.clear();
         self.queries.extend_from_slice(query.values());
         self.floor = floor;
-        (self.surprising, self.weighed) = (false, false);
+        (self.surprising, self.misled, self.weighed) = (false, false, false);
         self.effort = Effort::default();
     }
 

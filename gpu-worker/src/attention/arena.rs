@@ -213,6 +213,11 @@ impl<'a> ArenaAttention<'a> {
         self.plan.policy != AttentionPolicy::Full && layer >= self.plan.dense_layers
     }
 
+    /// Whether the indexer is asked for the blocks that the token at the position `start` attends to in `layer`.
+    fn asks(&self, layer: usize, start: usize) -> bool {
+        self.phase == Phase::Decode && self.selects(layer) && !self.is_short(start)
+    }
+
     fn append(&mut self, chunk: Chunk, k: &Tensor, v: &Tensor) -> Result<(), DeviceError> {
         let since = self.recorder.now();
         self.device.append(chunk, k, v)?;
@@ -277,7 +282,7 @@ impl<'a> ArenaAttention<'a> {
     fn decode(&mut self, chunk: Chunk, q: &Tensor) -> Result<Tensor, ArenaAttentionError> {
         let began = Instant::now();
         let selects = self.selects(chunk.layer);
-        let (out, waited) = if selects && !self.is_short(chunk.start) {
+        let (out, waited) = if self.asks(chunk.layer, chunk.start) {
             self.attend_selected(chunk, q)?
         } else {
             let since = self.recorder.now();
@@ -301,13 +306,8 @@ impl<'a> ArenaAttention<'a> {
         chunk: Chunk,
         q: &Tensor,
     ) -> Result<(Tensor, Duration), ArenaAttentionError> {
-        let since = self.recorder.now();
-        self.device.read_queries(q, 0..1, &mut self.queries)?;
         let (sequence, layer, position) = (SEQUENCE, index(chunk.layer), chunk.start as u64);
-        let query = self.queries.as_slice();
-        self.link.select(Place { sequence, layer, kv_head: 0, position }, query)?;
-        let bytes = size_of_val(query) as u64;
-        self.recorder.record(Activity::Query, since, Detail { bytes, ..chunk.detail() });
+        self.link.tell(&Request::Select { sequence, layer, position })?;
         let Self { link, recorder, device, .. } = self;
         let mut answers = Answers { chunk, link, recorder, waited: Duration::ZERO };
         let out = device.attend_selected(chunk, q, &mut answers)?;
@@ -370,9 +370,31 @@ impl Attention for ArenaAttention<'_> {
     fn rehearses(&self, layer: usize, start: usize) -> bool {
         self.plan.rehearses
             && self.plan.policy == AttentionPolicy::Lfps
-            && self.phase == Phase::Decode
-            && self.selects(layer)
-            && !self.is_short(start)
+            && self.asks(layer, start)
+    }
+
+    fn announce(
+        &mut self,
+        layer: usize,
+        start: usize,
+        q: &Tensor,
+    ) -> Result<(), Box<dyn Error + Send + Sync>> {
+        if self.asks(layer, start) {
+            let since = self.recorder.now();
+            self.device.read_queries(q, 0..1, &mut self.queries)?;
+            let query = self.queries.as_slice();
+            let position = start as u64;
+            self.link.tell(&Request::Query {
+                sequence: SEQUENCE,
+                layer: index(layer),
+                position,
+                query,
+            })?;
+            let chunk = Chunk { layer, start, tokens: 1 };
+            let bytes = size_of_val(query) as u64;
+            self.recorder.record(Activity::Query, since, Detail { bytes, ..chunk.detail() });
+        }
+        Ok(())
     }
 
     fn rehearse(

@@ -65,4 +65,20 @@ pub trait Attention {
         let _ = (layer, start, q);
         Ok(())
     }
+
+    /// Tells the queries, `[1, heads, head_dim]`, that the token at the position `start` has in `layer`, as soon as they are there:
+    /// [`Attention::forward`] follows, with its key and value.
+    ///
+    /// # Errors
+    ///
+    /// As [`Attention::forward`].
+    fn announce(
+        &mut self,
+        layer: usize,
+        start: usize,
+        q: &Tensor,
+    ) -> Result<(), Box<dyn Error + Send + Sync>> {
+        let _ = (layer, start, q);
+        Ok(())
+    }
 }

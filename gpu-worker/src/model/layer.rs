@@ -66,16 +66,25 @@ impl Layer {
     ) -> Result<Tensor, ModelError> {
         let tokens = x.dim(0)?;
         let x = ops::rms_norm(x, &self.attention_norm, config.rms_epsilon)?;
-        let [q, k, v] = Linear::forward_each([&self.query, &self.key, &self.value], &x)?;
-        let q = q.reshape((tokens, config.heads, config.head_dim))?;
+        let failed = |source| ModelError::Attention { layer: index, source };
+        let queries = |q: Tensor| -> Result<Tensor, ModelError> {
+            let q = q.reshape((tokens, config.heads, config.head_dim))?;
+            Ok(ops::rotate(&q, rope, config.rope.style)?)
+        };
+        let (q, [k, v]) = if tokens == 1 {
+            // Whoever selects keys need not wait for the token's own.
+            let q = queries(self.query.forward(&x)?)?;
+            attention.announce(index, start, &q).map_err(failed)?;
+            (q, Linear::forward_each([&self.key, &self.value], &x)?)
+        } else {
+            let [q, k, v] = Linear::forward_each([&self.query, &self.key, &self.value], &x)?;
+            (queries(q)?, [k, v])
+        };
         let k = k.reshape((tokens, config.kv_heads, config.head_dim))?;
         let v = v.reshape((tokens, config.kv_heads, config.head_dim))?;
-        let q = ops::rotate(&q, rope, config.rope.style)?;
         let k = ops::rotate(&k, rope, config.rope.style)?;
 
-        let attended = attention
-            .forward(index, start, &q, &k, &v)
-            .map_err(|source| ModelError::Attention { layer: index, source })?;
+        let attended = attention.forward(index, start, &q, &k, &v).map_err(failed)?;
         let expected = [tokens, config.query_width()];
         if attended.dims() != expected {
             let found = attended.dims().to_vec();
