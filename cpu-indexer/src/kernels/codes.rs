@@ -118,6 +118,11 @@ fn rank<S: Bytes, const H: usize>(
     assert!(codes.len() == subspaces / 2 * ranks.len() && codes.len().is_multiple_of(group_bytes));
     let nibble = s.splat(15);
     let mut distances = [[s.splat(0); VECTORS]; H];
+    // A pointer for each head leaves the loop no addresses to compute.
+    let mut of_head = [tables.as_ptr(); H];
+    for head in 0..H {
+        of_head[head] = tables[head * subspaces..].as_ptr();
+    }
     for pair in 0..subspaces / 2 {
         let mut codes_of = [[nibble; VECTORS]; 2];
         for vector in 0..VECTORS {
@@ -131,8 +136,8 @@ fn rank<S: Bytes, const H: usize>(
         }
         for head in 0..H {
             for half in 0..2 {
-                // SAFETY: the tables of `H` heads were checked to be there.
-                let table = unsafe { tables.get_unchecked(head * subspaces + 2 * pair + half) };
+                // SAFETY: `tables` holds `subspaces` tables for each of `H` heads, as was checked; `2 * pair + half` is below that.
+                let table = unsafe { &*of_head[head].add(2 * pair + half) };
                 let table = s.repeat(table);
                 for vector in 0..VECTORS {
                     let distance = &mut distances[head][vector];
