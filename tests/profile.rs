@@ -26,7 +26,7 @@ fn a_profile_accounts_for_every_byte_of_the_run() {
         .args(["profile", "--output"])
         .arg(&folder)
         .args(["--", "run", "--json", "--raw", "-n", "12", "--top-k", "64", "--dense-tokens", "0"])
-        .args(["--timing", "now", "--model"])
+        .arg("--model")
         .arg(model())
         .arg("--prompt-file")
         .arg(&prompt)

@@ -106,7 +106,7 @@ impl Default for IndexParameters {
             window: 64,
             dense_layers: 2,
             dense_tokens: 2048,
-            timing: Timing::Now,
+            timing: Timing::Rehearsed,
             grain: 64,
             sketch: SketchUse::Always,
             code_bytes: 0,

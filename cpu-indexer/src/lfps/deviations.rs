@@ -98,7 +98,7 @@ fn fixed(factor: f32) -> i32 {
 }
 
 /// A rank moved by `factor` times `steps`, rounded.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to a byte")]
+#[expect(clippy::cast_sign_loss, reason = "clamped to a byte")]
 fn corrected(rank: u8, steps: i8, factor: i32) -> u8 {
     let change = (factor * i32::from(steps) + (1 << (FRACTION - 1))) >> FRACTION;
     (i32::from(rank) + change).clamp(0, 255) as u8

@@ -32,6 +32,8 @@ const FLOOR_MARGIN: f32 = 3.0;
 /// By how much a head's normaliser may rise or fall, as a difference of logarithms, when candidates are scored, before they
 /// are proposed anew.
 const MISJUDGED: f32 = 2.0;
+/// By how much further candidates reach below the last one wanted when they are proposed by queries that are only expected.
+const EXPECTED_REACH: f32 = 1.25;
 /// Mean cosine of a group's expected and true queries below which what the expected ones proposed is not used.
 const LEAST_ALIKE: f32 = 0.85;
 /// Queries that a sketch is calibrated from when no prompt seeded it.
@@ -251,12 +253,14 @@ impl Lfps {
         }
     }
 
-    /// Proposes candidates to the token after those in `view`, whose own key need not be there.
+    /// Proposes candidates to the token after those in `view`, whose own key need not be there. Those reach `reach` times as far
+    /// below the last one wanted as estimates err.
     fn propose(
         &mut self,
         head: &mut LfpsHead,
         view: HeadBlocks<'_>,
         query: &GroupQuery,
+        reach: f32,
         proposal: &mut Proposal,
     ) {
         let zones = self.zones(view.tokens() + 1);
@@ -264,7 +268,7 @@ impl Lfps {
             sketch.extend(self.kernels, view, zones.window, &mut self.coding);
         }
         self.weigh_anchors(head, view, query, zones);
-        self.propose_by_codes(head, query, zones, proposal);
+        self.propose_by_codes(head, query, zones, reach, proposal);
     }
 
     /// As [`Lfps::propose`], for expected queries: the candidates' keys will be asked for later, and are fetched meanwhile.
@@ -275,7 +279,7 @@ impl Lfps {
         query: &GroupQuery,
         proposal: &mut Proposal,
     ) {
-        self.propose(head, view, query, proposal);
+        self.propose(head, view, query, EXPECTED_REACH, proposal);
         // They are read once more when the true queries come.
         proposal.effort.key_bytes = self.anchors.len() * view.head_dim() * KvDtype::BYTES;
         fetch_tokens(view, &proposal.candidates);
@@ -292,10 +296,10 @@ impl Lfps {
         proposal: &mut Proposal,
     ) {
         if !proposed {
-            self.propose(head, view, query, proposal);
+            self.propose(head, view, query, 1.0, proposal);
         } else if proposal.likeness(query) < LEAST_ALIKE {
             let wasted = proposal.effort;
-            self.propose(head, view, query, proposal);
+            self.propose(head, view, query, 1.0, proposal);
             proposal.effort.add(&wasted);
             proposal.misled = true;
         }
@@ -348,10 +352,11 @@ impl Lfps {
         head: &mut LfpsHead,
         query: &GroupQuery,
         zones: Zones,
+        reach: f32,
         proposal: &mut Proposal,
     ) {
         let floor = (head.cut - FLOOR_MARGIN).max(self.parameters.weight_floor);
-        proposal.begin(query, floor);
+        proposal.begin(query, floor, reach * self.parameters.confidence);
         head.deviations.retain(zones.middle());
         proposal.effort.history_bytes = head.deviations.bytes();
         self.rank_and_collect(head, query, zones, proposal);
@@ -380,7 +385,7 @@ impl Lfps {
         };
         let most = parameters.times_top_k(parameters.proposals);
         let lowest = ranking.lowest_rank(query.group(), parameters.weight_floor);
-        let margin = ranking.ranks_in(parameters.confidence * ranking.error);
+        let margin = ranking.ranks_in(proposal.confidence * ranking.error);
         let kth = reach(top_k);
         head.kth = ranking.log_weight_of(kth);
         let wanted = kth.saturating_sub(margin).max(lowest);

@@ -17,6 +17,8 @@ pub(crate) struct Proposal {
     pub(super) strongest: Vec<usize>,
     /// The rank of each candidate's code.
     pub(super) ranks: Vec<u8>,
+    /// How far candidates reach below the last one wanted, in expected errors of an estimate.
+    pub(super) confidence: f32,
     /// Logarithm of the share of attention at rank 0.
     pub(super) floor: f32,
     /// Difference of logarithms from one rank to the next.
@@ -61,10 +63,10 @@ impl Proposal {
     }
 
     /// Begins anew for `query`.
-    pub(super) fn begin(&mut self, query: &GroupQuery, floor: f32) {
+    pub(super) fn begin(&mut self, query: &GroupQuery, floor: f32, confidence: f32) {
         self.queries.clear();
         self.queries.extend_from_slice(query.values());
-        self.floor = floor;
+        (self.floor, self.confidence) = (floor, confidence);
         (self.surprising, self.misled, self.weighed) = (false, false, false);
         self.effort = Effort::default();
     }

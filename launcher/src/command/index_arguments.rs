@@ -30,7 +30,7 @@ pub struct IndexArguments {
     pub dense_tokens: usize,
 
     /// By which queries keys are chosen
-    #[arg(long, value_enum, default_value_t = Timing::Now)]
+    #[arg(long, value_enum, default_value_t = Timing::Rehearsed)]
     pub timing: Timing,
 
     /// Tokens of a block that are attended to together if one of them is selected: a power of two; 64 stands for whole
@@ -115,7 +115,7 @@ pub struct LfpsArguments {
 pub enum Timing {
     /// The step's own, which wait for it
     Now,
-    /// Those that a layer is expected to have, known before its own, unless they prove unlike (on a GPU: as now)
+    /// The step's own, among those that the queries propose which a layer is expected to have (on a GPU: as now)
     Rehearsed,
     /// Those of the step before: nobody waits, but some of what matters anew is missed
     Ahead,
