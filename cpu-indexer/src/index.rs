@@ -97,12 +97,8 @@ impl Index {
         };
         let query = GroupQuery::new(group, geometry.head_dim as usize);
         let lfps = Lfps::new(kernels, parameters.clone(), group, max_tokens);
-        let at_hand = |_| AtHand {
-            layer: 0,
-            rehearsed: 0,
-            scored: 0,
-            proposal: lfps.proposal(&query),
-        };
+        let at_hand =
+            |_| AtHand { layer: 0, rehearsed: 0, scored: 0, proposal: lfps.proposal(&query) };
         Ok(Self {
             prepared: vec![Prepared::default(); prepared],
             at_hand: (0..geometry.kv_heads).map(at_hand).collect(),
@@ -242,7 +238,8 @@ impl Index {
         let at = self.head(layer, kv_head);
         self.learn(kv_head);
         let tokens = view.tokens() + 1;
-        let useful = self.parameters.timing == Timing::Rehearsed && self.proposes(layer, at, tokens);
+        let useful =
+            self.parameters.timing == Timing::Rehearsed && self.proposes(layer, at, tokens);
         if useful {
             let at_hand = &mut self.at_hand[kv_head];
             (at_hand.layer, at_hand.rehearsed, at_hand.scored) = (layer, tokens, 0);

@@ -484,8 +484,7 @@ mod tests {
         fn selection(blocks: &[SelectedBlock]) -> Reply<'_> {
             Reply::Selection { sequence: 1, layer: 2, kv_head: 7, position: 3, blocks }
         }
-        let replies =
-            [Reply::Done, Reply::Refused(refusal), selection(&blocks), selection(&[])];
+        let replies = [Reply::Done, Reply::Refused(refusal), selection(&blocks), selection(&[])];
         for reply in replies {
             reply.encode(|parts| {
                 with_copy(parts, |record| assert_eq!(Reply::decode(record), Ok(reply)));

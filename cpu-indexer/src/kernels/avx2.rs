@@ -172,8 +172,7 @@ pub(super) fn exponentiate(scores: &mut [f32]) -> (f32, f32) {
 #[target_feature(enable = "avx2")]
 fn load_row(row: &[f32; CODE_WORDS]) -> ([__m256; 2], __m256) {
     // SAFETY: a row has 16 elements.
-    let halves =
-        unsafe { [_mm256_loadu_ps(row.as_ptr()), _mm256_loadu_ps(row.as_ptr().add(8))] };
+    let halves = unsafe { [_mm256_loadu_ps(row.as_ptr()), _mm256_loadu_ps(row.as_ptr().add(8))] };
     let most = _mm256_max_ps(halves[0], halves[1]);
     let most = _mm256_max_ps(most, _mm256_permute2f128_ps::<1>(most, most));
     let most = _mm256_max_ps(most, _mm256_permute_ps::<0b01_00_11_10>(most));

@@ -71,8 +71,7 @@ impl GroupQuery {
     #[must_use]
     pub(crate) fn likeness(&self, others: &[f32]) -> f32 {
         assert_eq!(others.len(), self.values.len());
-        let pairs =
-            self.values.chunks_exact(self.head_dim).zip(others.chunks_exact(self.head_dim));
+        let pairs = self.values.chunks_exact(self.head_dim).zip(others.chunks_exact(self.head_dim));
         let cosine = |(a, b)| dot(a, b) / (dot(a, a) * dot(b, b)).sqrt().max(f32::MIN_POSITIVE);
         pairs.map(cosine).sum::<f32>() / self.group as f32
     }

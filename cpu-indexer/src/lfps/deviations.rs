@@ -60,9 +60,12 @@ impl Deviations {
         self.tokens.clear();
         self.steps.clear();
         self.tokens.extend_from_slice(&candidates[..ranks.len()]);
-        self.steps.extend(ranks.iter().zip(weights).map(|(&rank, &weight)| {
-            to_steps(rough_ln(weight) - proposal.log_weight_of(rank))
-        }));
+        self.steps.extend(
+            ranks
+                .iter()
+                .zip(weights)
+                .map(|(&rank, &weight)| to_steps(rough_ln(weight) - proposal.log_weight_of(rank))),
+        );
     }
 
     /// Forgets tokens outside `middle`.

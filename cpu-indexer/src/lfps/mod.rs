@@ -436,8 +436,7 @@ impl Lfps {
                 // Some head turned to tokens that nobody expected, or back to what was: its weights were overrated or underrated
                 // against the others'.
                 out.effort.repaired = true;
-                out.effort.key_bytes =
-                    proposal.candidates.len() * view.head_dim() * KvDtype::BYTES;
+                out.effort.key_bytes = proposal.candidates.len() * view.head_dim() * KvDtype::BYTES;
                 self.rank_and_collect(head, query, zones, proposal);
                 self.score_candidates(before, query, proposal);
                 self.weigh(head, view, query, proposal);
@@ -478,13 +477,7 @@ impl Lfps {
     }
 
     /// What is the same for every selection from candidates.
-    fn finish(
-        &self,
-        view: HeadBlocks<'_>,
-        zones: Zones,
-        candidates: usize,
-        out: &mut Selection,
-    ) {
+    fn finish(&self, view: HeadBlocks<'_>, zones: Zones, candidates: usize, out: &mut Selection) {
         out.round_to_blocks(zones, view.block_tokens());
         let always = zones.tokens - zones.middle().len();
         out.effort.candidates = candidates;

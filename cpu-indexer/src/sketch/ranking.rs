@@ -67,7 +67,8 @@ impl Ranking {
             let of_head = quantizer.products(kernels, mapped, products);
             variance += of_head;
             largest_variance = largest_variance.max(of_head);
-            self.peaks[head] = kernels.sum_of_largest(products) + quantizer.common(query.head(head))
+            self.peaks[head] = kernels.sum_of_largest(products)
+                + quantizer.common(query.head(head))
                 - normalisers[head]
                 - floor;
             span = span.max(self.peaks[head]);

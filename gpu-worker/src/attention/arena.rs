@@ -155,9 +155,9 @@ impl<'a> ArenaAttention<'a> {
     /// # Errors
     /// [`ArenaAttentionError`].
     pub fn publish(&mut self, tokens: usize) -> Result<(), ArenaAttentionError> {
-        if let Phase::Prefill { prompt_tokens } = self.phase
-            && tokens >= prompt_tokens
-        {
+        let ended_prompt =
+            matches!(self.phase, Phase::Prefill { prompt_tokens } if tokens >= prompt_tokens);
+        if ended_prompt {
             self.phase = Phase::Decode;
         }
         self.device.settle()?;
@@ -167,7 +167,16 @@ impl<'a> ArenaAttention<'a> {
             self.tell_appended(tokens - self.untold, tokens)?;
             self.untold = 0;
         }
-        Ok(self.arena.tables().publish(SEQUENCE, tokens as u64)?)
+        self.arena.tables().publish(SEQUENCE, tokens as u64)?;
+        if ended_prompt && self.plan.policy != AttentionPolicy::Full {
+            self.wait_until_told(tokens)?;
+        }
+        Ok(())
+    }
+
+    /// Waits until the indexer knows all that it has been told: requests are dealt with in their order.
+    fn wait_until_told(&mut self, tokens: usize) -> Result<(), LinkError> {
+        self.link.ask(&Request::Reserve { sequence: SEQUENCE, tokens: tokens as u64 })
     }
 
     /// Repeats the keys and values of the first `tokens` tokens until there are `stretched_to`, as if so many had been read.
@@ -183,9 +192,7 @@ impl<'a> ArenaAttention<'a> {
         self.device.stretch(tokens, stretched_to)?;
         self.publish(stretched_to)?;
         self.tell_appended(tokens, stretched_to)?;
-        // Requests are dealt with in their order: when this one is answered, the index knows all keys.
-        let held = stretched_to as u64;
-        Ok(self.link.ask(&Request::Reserve { sequence: SEQUENCE, tokens: held })?)
+        Ok(self.wait_until_told(stretched_to)?)
     }
 
     /// Tells the indexer of the tokens `start..end`, in all layers that it selects for.
@@ -368,9 +375,7 @@ impl Attention for ArenaAttention<'_> {
     }
 
     fn rehearses(&self, layer: usize, start: usize) -> bool {
-        self.plan.rehearses
-            && self.plan.policy == AttentionPolicy::Lfps
-            && self.asks(layer, start)
+        self.plan.rehearses && self.plan.policy == AttentionPolicy::Lfps && self.asks(layer, start)
     }
 
     fn announce(
