@@ -1,5 +1,6 @@
 //! The index over the KV cache: which keys a query shall attend to.
 
+mod ahead;
 mod audit;
 pub mod bench;
 mod clock;

@@ -16,6 +16,7 @@ use hindsight_protocol::ring::{Patience, Receiver, RingFault, Sender};
 use hindsight_protocol::scheduling::{self, Priority};
 use hindsight_protocol::telemetry::{IndexerCounters, TelemetryPage};
 
+use crate::ahead::{Ahead, Asked, Task};
 use crate::audit::AuditTurn;
 use crate::kernels::Kernels;
 use crate::parameters::{IndexParameters, Timing};
@@ -150,73 +151,6 @@ struct Scratch {
     seed_queries: u64,
 }
 
-/// What can be done for a selection before it is asked for, head by head while nothing else is.
-#[derive(Debug, Default)]
-struct Ahead {
-    /// The layer and token that it is for, if there is any.
-    asked: Option<Asked>,
-    /// The queries that were expected ([heads, head_dim]), and the KV heads that they have proposed to.
-    expected: Vec<f32>,
-    proposed: usize,
-    /// The true queries ([heads, head_dim]), and the KV heads whose keys have been scored for them.
-    query: Vec<f32>,
-    scored: usize,
-    /// KV heads that had been proposed to when the true queries came.
-    in_time: usize,
-    kv_heads: usize,
-}
-
-impl Ahead {
-    /// Begins with what is for `asked`.
-    fn begin(&mut self, asked: Asked, kv_heads: usize) {
-        self.clear();
-        (self.asked, self.kv_heads) = (Some(asked), kv_heads);
-    }
-
-    /// Nothing is to be done any more.
-    fn clear(&mut self) {
-        self.asked = None;
-        self.expected.clear();
-        self.query.clear();
-        (self.proposed, self.scored, self.in_time) = (0, 0, 0);
-    }
-
-    /// What is to be done next.
-    fn next(&self) -> Option<Task> {
-        let wanted = if self.query.is_empty() { self.kv_heads } else { self.scored + 1 };
-        if self.asked.is_none() || self.scored == self.kv_heads {
-            None
-        } else if !self.expected.is_empty() && self.proposed < wanted {
-            Some(Task::Propose)
-        } else {
-            (!self.query.is_empty()).then_some(Task::Score)
-        }
-    }
-
-    /// The part of some queries that belongs to a KV head.
-    fn of_head<'q>(&self, queries: &'q [f32], head: usize) -> &'q [f32] {
-        let length = queries.len() / self.kv_heads;
-        &queries[head * length..][..length]
-    }
-}
-
-/// A step of what is done ahead.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Task {
-    /// The expected queries of the next KV head propose.
-    Propose,
-    /// The keys of the next KV head are scored for its queries.
-    Score,
-}
-
-/// One layer at the step of one token.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Asked {
-    sequence: u32,
-    layer: u32,
-    position: u64,
-}
-
 /// The serving loop's state.
 struct Indexer<'a> {
     store: Store<'a>,
@@ -236,11 +170,11 @@ impl Indexer<'_> {
         let elements = (geometry.heads * geometry.head_dim) as usize;
         let mut patience = Patience::default();
         while !ended.load(Ordering::Relaxed) {
-            if let Some(task) = self.ahead.next()
+            if let Some((asked, task)) = self.ahead.next()
                 && !requests.has_record()
             {
                 let began = Instant::now();
-                self.work_ahead(task)?;
+                self.work_ahead(asked, task)?;
                 self.counters.select_ns.add(nanoseconds(began));
                 continue;
             }
@@ -372,20 +306,14 @@ impl Indexer<'_> {
     /// Takes note of an expected query.
     fn expect(&mut self, asked: Asked, query: &[f32]) -> Result<(), StoreError> {
         let kv_heads = self.before(asked)?.residency.len();
-        self.ahead.begin(asked, kv_heads);
-        self.ahead.expected.extend_from_slice(query);
+        self.ahead.expect(asked, kv_heads, query);
         Ok(())
     }
 
     /// Takes note of a query.
     fn take_query(&mut self, asked: Asked, query: &[f32]) -> Result<(), StoreError> {
-        if self.ahead.asked != Some(asked) {
-            let kv_heads = self.before(asked)?.residency.len();
-            self.ahead.begin(asked, kv_heads);
-        }
-        self.ahead.query.clear();
-        self.ahead.query.extend_from_slice(query);
-        self.ahead.in_time = self.ahead.proposed;
+        let kv_heads = self.before(asked)?.residency.len();
+        self.ahead.ask(asked, kv_heads, query);
         Ok(())
     }
 
@@ -397,27 +325,20 @@ impl Indexer<'_> {
     }
 
     /// Does the next part of what can be done before it is asked for.
-    fn work_ahead(&mut self, task: Task) -> Result<(), Failure> {
+    fn work_ahead(&mut self, asked: Asked, task: Task) -> Result<(), Failure> {
         let since = self.recorder.now();
-        let ahead = &mut self.ahead;
-        let Some(Asked { sequence, layer, position }) = ahead.asked else { return Ok(()) };
+        let Asked { sequence, layer, position } = asked;
         let state = self.store.layer(sequence, layer, position).map_err(rejected)?;
         let head = match task {
-            Task::Propose => {
-                let head = ahead.proposed;
-                let expected = ahead.of_head(&ahead.expected, head);
-                if state.index.rehearse(state.layer, head, state.view(head), expected) {
-                    ahead.proposed += 1;
-                } else {
-                    ahead.expected.clear();
-                }
+            Task::Propose { head } => {
+                let expected = self.ahead.expected(head);
+                let proposed = state.index.rehearse(state.layer, head, state.view(head), expected);
+                self.ahead.proposed(proposed);
                 head
             }
-            Task::Score => {
-                let head = ahead.scored;
-                let query = ahead.of_head(&ahead.query, head);
-                state.index.score(state.layer, head, state.view(head), query);
-                ahead.scored += 1;
+            Task::Score { head } => {
+                state.index.score(state.layer, head, state.view(head), self.ahead.query(head));
+                self.ahead.scored();
                 head
             }
         };
@@ -431,26 +352,23 @@ impl Indexer<'_> {
         let began = Instant::now();
         let Asked { sequence, layer, position } = asked;
         let geometry = *self.arena.geometry();
-        if self.ahead.asked != Some(asked) || self.ahead.query.is_empty() {
+        let Some(heads) = self.ahead.heads_asked(asked) else {
             return Err(Failure::new("bad_request", "the worker asked without a query"));
-        }
-        let heads = self.ahead.kv_heads;
+        };
         self.scratch.selections.resize_with(heads, Selection::default);
         for head in 0..heads {
             // What has not been done in time is done now: what is chosen does not depend on who was faster.
-            while self.ahead.scored <= head
-                && let Some(task) = self.ahead.next()
-            {
-                self.work_ahead(task)?;
+            while let Some((asked, task)) = self.ahead.next_of(head) {
+                self.work_ahead(asked, task)?;
             }
             let since = self.recorder.now();
             let state = self.store.layer(sequence, layer, position + 1).map_err(rejected)?;
-            let query = self.ahead.of_head(&self.ahead.query, head);
+            let query = self.ahead.query(head);
             let selection = &mut self.scratch.selections[head];
             state.index.select(state.layer, head, state.view(head), query, selection);
             let misled = selection.effort.misled;
             self.counters.misled.add(u64::from(misled));
-            self.counters.rehearsed.add(u64::from(head < self.ahead.in_time && !misled));
+            self.counters.rehearsed.add(u64::from(self.ahead.was_in_time(head) && !misled));
             self.answer(asked, head, since)?;
         }
         // The worker has all that it waits for.
@@ -463,7 +381,7 @@ impl Indexer<'_> {
         if state.index.parameters().timing == Timing::Ahead {
             let since = self.recorder.now();
             for head in 0..heads {
-                let query = ahead.of_head(&ahead.query, head);
+                let query = ahead.query(head);
                 state.index.prepare(state.layer, head, state.view(head), query);
             }
             self.recorder.record(Activity::Prepare, since, detail);
@@ -472,7 +390,7 @@ impl Indexer<'_> {
         // The worker is busy with the answer: time for a look at how good it was.
         if let Some(head) = self.audit.turn(layer, position, &geometry) {
             let since = self.recorder.now();
-            let query = ahead.of_head(&ahead.query, head);
+            let query = ahead.query(head);
             let view = state.view(head);
             let bytes = (view.tokens() * view.head_dim() * KvDtype::BYTES) as u64;
             let audit = state.index.audit(view, query, &self.scratch.selections[head]);

@@ -71,9 +71,9 @@ pub struct IndexerCounters {
     pub shipped_bytes: Counter,
     /// Selections that the drift signal had repaired by a wider search.
     pub repairs: Counter,
-    /// Selections that an expected query made and the true one used.
+    /// Selections from candidates that an expected query had proposed before the true one came.
     pub rehearsed: Counter,
-    /// Selections that an expected query made and the true one was too far from, so that keys were chosen anew.
+    /// Selections for which an expected query had proposed in vain, for the true one was too far from it.
     pub misled: Counter,
     /// Prompt queries learned from.
     pub seeds: Counter,

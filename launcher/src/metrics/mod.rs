@@ -137,13 +137,13 @@ pub const METRICS: [Metric; 33] = [
     Metric {
         name: "hindsight_rehearsed_selections_total",
         unit: "selections",
-        help: "Selections that were made by an expected query before the query came.",
+        help: "Selections from candidates that an expected query had proposed before the query came.",
         value: |page| number(page.indexer.rehearsed.get()),
     },
     Metric {
         name: "hindsight_misled_selections_total",
         unit: "selections",
-        help: "Selections that were made by an expected query and made anew, as the query turned out too far from it.",
+        help: "Selections for which an expected query had proposed in vain, as the query turned out too far from it.",
         value: |page| number(page.indexer.misled.get()),
     },
     Metric {

@@ -94,9 +94,9 @@ pub struct RunReport {
     gpu_traffic: Option<GpuTraffic>,
     candidates_per_selection: f64,
     repair_rate: Option<f64>,
-    /// Share of the selections that expected queries made.
+    /// Share of the selections from candidates that expected queries had proposed in time.
     rehearsed_rate: Option<f64>,
-    /// Share of the selections that expected queries made in vain.
+    /// Share of the selections for which expected queries proposed in vain.
     misled_rate: Option<f64>,
     /// Steps that attended to every key, as the context was short.
     dense_steps: u64,
@@ -276,7 +276,7 @@ impl fmt::Display for RunReport {
                 let [rehearsed, misled] = [rehearsed, misled].map(percent);
                 writeln!(
                     f,
-                    "          {rehearsed} of the selections made before their query came, {misled} in vain"
+                    "          candidates of {rehearsed} of the selections proposed before their query came, {misled} in vain"
                 )?;
             }
             if self.dense_steps > 0 {
