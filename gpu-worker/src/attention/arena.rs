@@ -307,12 +307,27 @@ impl<'a> ArenaAttention<'a> {
         Ok(out)
     }
 
+    /// Tells the indexer one token's queries.
+    fn send_queries(&mut self, chunk: Chunk, q: &Tensor) -> Result<(), ArenaAttentionError> {
+        let since = self.recorder.now();
+        self.device.read_queries(q, 0..1, &mut self.queries)?;
+        let query = self.queries.as_slice();
+        let (sequence, layer, position) = (SEQUENCE, index(chunk.layer), chunk.start as u64);
+        self.link.tell(&Request::Query { sequence, layer, position, query })?;
+        let bytes = size_of_val(query) as u64;
+        self.recorder.record(Activity::Query, since, Detail { bytes, ..chunk.detail() });
+        Ok(())
+    }
+
     /// Attends one token's queries to the blocks that the indexer selects; says how long it was waited for.
     fn attend_selected(
         &mut self,
         chunk: Chunk,
         q: &Tensor,
     ) -> Result<(Tensor, Duration), ArenaAttentionError> {
+        if !self.device.reads_queries_early() {
+            self.send_queries(chunk, q)?;
+        }
         let (sequence, layer, position) = (SEQUENCE, index(chunk.layer), chunk.start as u64);
         self.link.tell(&Request::Select { sequence, layer, position })?;
         let Self { link, recorder, device, .. } = self;
@@ -384,20 +399,8 @@ impl Attention for ArenaAttention<'_> {
         start: usize,
         q: &Tensor,
     ) -> Result<(), Box<dyn Error + Send + Sync>> {
-        if self.asks(layer, start) {
-            let since = self.recorder.now();
-            self.device.read_queries(q, 0..1, &mut self.queries)?;
-            let query = self.queries.as_slice();
-            let position = start as u64;
-            self.link.tell(&Request::Query {
-                sequence: SEQUENCE,
-                layer: index(layer),
-                position,
-                query,
-            })?;
-            let chunk = Chunk { layer, start, tokens: 1 };
-            let bytes = size_of_val(query) as u64;
-            self.recorder.record(Activity::Query, since, Detail { bytes, ..chunk.detail() });
+        if self.asks(layer, start) && self.device.reads_queries_early() {
+            self.send_queries(Chunk { layer, start, tokens: 1 }, q)?;
         }
         Ok(())
     }

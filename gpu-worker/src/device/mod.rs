@@ -157,6 +157,13 @@ pub trait AttentionDevice: fmt::Debug + Send {
     /// [`DeviceError`].
     fn settle(&mut self) -> Result<(), DeviceError>;
 
+    /// Whether a token's queries are read as soon as they are there. Elsewhere they are read once its key and value have been
+    /// appended, so that what reading them waits for is in the arena, too: each wait for a stream costs the time that the device
+    /// has nothing to do.
+    fn reads_queries_early(&self) -> bool {
+        false
+    }
+
     /// Keys and values that exceeded the element type's range since this was asked last, as far as known.
     fn take_overflows(&mut self) -> u64;
 

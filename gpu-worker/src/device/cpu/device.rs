@@ -137,6 +137,10 @@ impl AttentionDevice for CpuDevice<'_> {
         Ok(())
     }
 
+    fn reads_queries_early(&self) -> bool {
+        true
+    }
+
     fn take_overflows(&mut self) -> u64 {
         std::mem::take(&mut self.overflows)
     }
