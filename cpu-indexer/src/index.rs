@@ -320,9 +320,9 @@ impl Index {
         let is_scored = (*of_layer, *scored) == (layer, view.tokens());
         (*of_layer, *rehearsed, *scored) = (layer, 0, 0);
         if is_scored {
-            lfps.select_scored(head, view, query, zones, proposal, exact, out);
+            lfps.select_scored(head, view, query, proposal, exact, out);
         } else {
-            lfps.select(head, view, query, zones, proposal, exact, out);
+            lfps.select(head, view, query, proposal, exact, out);
         }
     }
 

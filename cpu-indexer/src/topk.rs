@@ -6,7 +6,7 @@ use crate::kernels::Kernels;
 const FEW: usize = 4096;
 
 /// A floor that exactly `k` of `weights` reach, which are neither negative nor NaN; or the `k`-th largest of them, if others are
-/// equal to it. `None` if there are fewer.
+/// equal to it. And how many reach it. `None` if there are fewer.
 ///
 /// The bits of such floats are ordered as the floats are, so bisecting the bits ends after at most 32 passes, each of which
 /// only counts. Once few weights are left they are copied to `narrowed`, and passes are short.
@@ -15,11 +15,12 @@ fn floor_of_largest(
     weights: &[f32],
     k: usize,
     narrowed: &mut Vec<f32>,
-) -> Option<f32> {
+) -> Option<(f32, usize)> {
     if k == 0 || weights.len() < k {
         return None;
     }
     let (mut low, mut high) = (0, f32::INFINITY.to_bits() + 1);
+    let mut reached = weights.len();
     narrowed.clear();
     while high - low > 1 {
         let middle = low + (high - low) / 2;
@@ -30,7 +31,7 @@ fn floor_of_largest(
             high = middle;
             continue;
         }
-        low = middle;
+        (low, reached) = (middle, count);
         if count == k {
             break;
         }
@@ -38,7 +39,7 @@ fn floor_of_largest(
             kernels.keep_not_below(weights, floor, narrowed);
         }
     }
-    Some(f32::from_bits(low))
+    Some((f32::from_bits(low), reached))
 }
 
 /// Appends to `out` the `k` tokens with the largest weights in the order in which they stand in `tokens`, or all of
@@ -52,24 +53,22 @@ pub(crate) fn select(
     out: &mut Vec<u32>,
 ) {
     debug_assert_eq!(tokens.len(), weights.len());
-    let Some(floor) = floor_of_largest(kernels, weights, k, narrowed) else {
+    let Some((floor, reached)) = floor_of_largest(kernels, weights, k, narrowed) else {
         if k > 0 {
             out.extend_from_slice(tokens);
         }
         return;
     };
-    let surplus = kernels.count_not_below(weights, floor) - k;
-    if surplus == 0 {
+    if reached == k {
         kernels.pick_not_below(weights, floor, tokens, out);
         return;
     }
-    // The floor is the smallest weight that is wanted, but not all of them are.
-    let smallest = floor;
-    let ties = weights.iter().filter(|&&weight| weight == smallest).count();
-    let mut wanted = ties - surplus;
+    // The floor is the smallest weight that is wanted, but not all that are equal to it are.
+    let ties = weights.iter().filter(|&&weight| weight == floor).count();
+    let mut wanted = ties - (reached - k);
     for (&token, &weight) in tokens.iter().zip(weights) {
-        if weight > smallest || (weight == smallest && wanted > 0) {
-            wanted -= usize::from(weight == smallest);
+        if weight > floor || (weight == floor && wanted > 0) {
+            wanted -= usize::from(weight == floor);
             out.push(token);
         }
     }

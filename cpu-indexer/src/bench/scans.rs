@@ -64,11 +64,9 @@ impl<'w> Scans<'w> {
             keys.push(self.read(head));
         }
         self.score(0);
-        let normaliser = |row| {
-            let (max, sum) = self.kernels.exponentiate(self.scores.head_mut(row));
-            max + sum.ln()
-        };
-        let normalisers: Vec<f32> = (0..self.query.group()).map(normaliser).collect();
+        let normalisers: Vec<f32> = (0..self.query.group())
+            .map(|row| self.kernels.log_sum_exp(self.scores.head_mut(row)))
+            .collect();
         let (sketch, mut ranking) = self.sketch(parameters);
         for _ in 0..=TIMES {
             reader.read();

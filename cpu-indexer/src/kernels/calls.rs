@@ -52,6 +52,12 @@ impl Kernels {
         dispatch!(self, exponentiate(scores))
     }
 
+    /// `ln Σ exp(score)` over all scores, which become what [`Kernels::exponentiate`] makes of them.
+    pub fn log_sum_exp(self, scores: &mut [f32]) -> f32 {
+        let (max, sum) = self.exponentiate(scores);
+        max + sum.ln()
+    }
+
     /// Adds `factor` times each number to `out`.
     ///
     /// # Panics

@@ -187,16 +187,15 @@ impl Lfps {
         let (mut selection, mut proposal) = (Selection::default(), self.proposal(query));
         for (index, queries) in queries.chunks_exact(length).enumerate().skip(count - used) {
             let view = view.truncated(view.tokens() + index + 1 - count);
-            let zones = self.zones(view.tokens());
-            if zones.middle().len() <= self.parameters.top_k {
+            if self.zones(view.tokens()).middle().len() <= self.parameters.top_k {
                 continue;
             }
             query.load(queries, scale);
             if self.parameters.sketch == SketchUse::Always {
-                self.select(head, view, query, zones, &mut proposal, exact, &mut selection);
+                self.select(head, view, query, &mut proposal, exact, &mut selection);
                 self.learn(head, &mut proposal);
             } else {
-                self.select_exactly(head, view, query, zones, exact, &mut selection);
+                self.select_exactly(head, view, query, exact, &mut selection);
             }
         }
     }
@@ -219,13 +218,11 @@ impl Lfps {
 
     /// Selects from candidates; the middle must be larger than `top_k`. What the selection tells about the head may be left in
     /// `proposal`, for [`Lfps::learn`].
-    #[expect(clippy::too_many_arguments, reason = "the step's inputs, and the state it works on")]
     pub(crate) fn select(
         &mut self,
         head: &mut LfpsHead,
         view: HeadBlocks<'_>,
         query: &GroupQuery,
-        zones: Zones,
         proposal: &mut Proposal,
         exact: &mut ExactScan,
         out: &mut Selection,
@@ -237,7 +234,7 @@ impl Lfps {
         };
         if self.parameters.sketch != SketchUse::Never && head.sketch.is_none() {
             head.queries.extend_from_slice(query.values());
-            self.select_exactly(head, view, query, zones, exact, out);
+            self.select_exactly(head, view, query, exact, out);
             if head.queries.len() >= QUERIES_TO_CALIBRATE * query.values().len() {
                 let queries = std::mem::take(&mut head.queries);
                 self.calibrate(head, view, &queries);
@@ -246,10 +243,10 @@ impl Lfps {
         }
         if scan {
             self.score(head, view.truncated(view.tokens() - 1), query, false, proposal);
-            self.select_scored(head, view, query, zones, proposal, exact, out);
+            self.select_scored(head, view, query, proposal, exact, out);
             out.effort.repaired |= self.parameters.sketch == SketchUse::OnDrift;
         } else {
-            self.select_by_history(head, view, query, zones, proposal, out);
+            self.select_by_history(head, view, query, proposal, out);
         }
     }
 
@@ -267,8 +264,14 @@ impl Lfps {
         if let Some(sketch) = &mut head.sketch {
             sketch.extend(self.kernels, view, zones.window, &mut self.coding);
         }
-        self.weigh_anchors(head, view, query, zones);
-        self.propose_by_codes(head, query, zones, reach, proposal);
+        self.weigh_anchors(head, view, query);
+        let floor = (head.cut - FLOOR_MARGIN).max(self.parameters.weight_floor);
+        proposal.begin(query, floor, reach * self.parameters.confidence);
+        head.deviations.retain(zones.middle());
+        proposal.effort.history_bytes = head.deviations.bytes();
+        self.rank_and_collect(head, query, zones, proposal);
+        proposal.surprising =
+            head.errors.surpassed_by(self.ranking.largest_error, self.parameters.surprise);
     }
 
     /// As [`Lfps::propose`], for expected queries: the candidates' keys will be asked for later, and are fetched meanwhile.
@@ -326,42 +329,17 @@ impl Lfps {
     }
 
     /// Estimates each head's normaliser from sink, window and the strongest tokens of the last step, which hold about the
-    /// same share of it as they did then. What of the window is not in `view` yet is left out.
-    fn weigh_anchors(
-        &mut self,
-        head: &LfpsHead,
-        view: HeadBlocks<'_>,
-        query: &GroupQuery,
-        zones: Zones,
-    ) {
+    /// same share of it as they did then, for the token after those in `view`.
+    fn weigh_anchors(&mut self, head: &LfpsHead, view: HeadBlocks<'_>, query: &GroupQuery) {
+        self.list_always(view);
         let Self { kernels, anchors, scores, normalisers, .. } = self;
-        list_always(zones, view, anchors);
         anchors.extend_from_slice(&head.strongest);
         scores.resize(anchors.len());
         score_tokens(*kernels, view, query, anchors, scores, 0);
         normalisers.clear();
         for (row, gap) in head.gaps.iter().enumerate() {
-            let (max, sum) = kernels.exponentiate(scores.head_mut(row));
-            normalisers.push(max + sum.ln() + gap);
+            normalisers.push(kernels.log_sum_exp(scores.head_mut(row)) + gap);
         }
-    }
-
-    /// Proposes candidates by the codes of a head that has some.
-    fn propose_by_codes(
-        &mut self,
-        head: &mut LfpsHead,
-        query: &GroupQuery,
-        zones: Zones,
-        reach: f32,
-        proposal: &mut Proposal,
-    ) {
-        let floor = (head.cut - FLOOR_MARGIN).max(self.parameters.weight_floor);
-        proposal.begin(query, floor, reach * self.parameters.confidence);
-        head.deviations.retain(zones.middle());
-        proposal.effort.history_bytes = head.deviations.bytes();
-        self.rank_and_collect(head, query, zones, proposal);
-        proposal.surprising =
-            head.errors.surpassed_by(self.ranking.largest_error, self.parameters.surprise);
     }
 
     /// Ranks all keys by their codes, and makes those of the largest ranks candidates.
@@ -410,17 +388,16 @@ impl Lfps {
     }
 
     /// Selects the best of a proposal's candidates, for the queries that have been scored; `view` now holds the token's own key.
-    #[expect(clippy::too_many_arguments, reason = "as `select`")]
     pub(crate) fn select_scored(
         &mut self,
         head: &mut LfpsHead,
         view: HeadBlocks<'_>,
         query: &GroupQuery,
-        zones: Zones,
         proposal: &mut Proposal,
         exact: &mut ExactScan,
         out: &mut Selection,
     ) {
+        let zones = self.zones(view.tokens());
         let before = view.truncated(view.tokens() - 1);
         out.tokens.clear();
         out.effort = Effort::default();
@@ -456,10 +433,10 @@ impl Lfps {
         head: &mut LfpsHead,
         view: HeadBlocks<'_>,
         query: &GroupQuery,
-        zones: Zones,
         proposal: &mut Proposal,
         out: &mut Selection,
     ) {
+        let zones = self.zones(view.tokens());
         out.tokens.clear();
         out.effort = Effort { history_bytes: head.history.bytes(), ..Effort::default() };
         let candidates = &mut proposal.candidates;
@@ -484,6 +461,14 @@ impl Lfps {
         out.effort.key_bytes += (always + candidates) * view.head_dim() * KvDtype::BYTES;
     }
 
+    /// Makes the anchors those of sink and window that the token after those in `view` sees, but for itself.
+    fn list_always(&mut self, view: HeadBlocks<'_>) {
+        let zones = self.zones(view.tokens() + 1);
+        self.anchors.clear();
+        self.anchors.extend(number(0)..number(zones.sink));
+        self.anchors.extend(number(zones.window)..number(view.tokens()));
+    }
+
     /// Scores sink, window and a proposal's candidates for the token after those in `view`.
     fn score_candidates(
         &mut self,
@@ -491,10 +476,9 @@ impl Lfps {
         query: &GroupQuery,
         proposal: &mut Proposal,
     ) {
-        let zones = self.zones(view.tokens() + 1);
+        self.list_always(view);
         let Self { kernels, anchors, .. } = self;
         let Proposal { candidates, scores, always, .. } = proposal;
-        list_always(zones, view, anchors);
         *always = anchors.len();
         scores.resize(*always + candidates.len() + 1);
         score_tokens(*kernels, view, query, anchors, scores, 0);
@@ -572,10 +556,10 @@ impl Lfps {
         head: &mut LfpsHead,
         view: HeadBlocks<'_>,
         query: &GroupQuery,
-        zones: Zones,
         exact: &mut ExactScan,
         out: &mut Selection,
     ) {
+        let zones = self.zones(view.tokens());
         exact.select(view, query, zones, self.parameters.top_k, out);
         out.effort.repaired = true;
         let of_all = exact.weights();
@@ -585,11 +569,4 @@ impl Lfps {
         self.remember(head, &out.tokens, &weights, zones, out);
         self.weights = weights;
     }
-}
-
-/// Fills `tokens` with those of sink and window that are in `view`.
-fn list_always(zones: Zones, view: HeadBlocks<'_>, tokens: &mut Vec<u32>) {
-    tokens.clear();
-    tokens.extend(number(0)..number(zones.sink));
-    tokens.extend(number(zones.window)..number(zones.tokens.min(view.tokens())));
 }

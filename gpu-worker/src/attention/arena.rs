@@ -1,6 +1,5 @@
 //! Attention over the arena: keys and values go in, the blocks that the policy names are attended on the device.
 
-use std::error::Error;
 use std::time::{Duration, Instant};
 
 use candle_core::Tensor;
@@ -393,24 +392,14 @@ impl Attention for ArenaAttention<'_> {
         self.plan.rehearses && self.plan.policy == AttentionPolicy::Lfps && self.asks(layer, start)
     }
 
-    fn announce(
-        &mut self,
-        layer: usize,
-        start: usize,
-        q: &Tensor,
-    ) -> Result<(), Box<dyn Error + Send + Sync>> {
+    fn announce(&mut self, layer: usize, start: usize, q: &Tensor) -> AttentionResult<()> {
         if self.asks(layer, start) && self.device.reads_queries_early() {
             self.send_queries(Chunk { layer, start, tokens: 1 }, q)?;
         }
         Ok(())
     }
 
-    fn rehearse(
-        &mut self,
-        layer: usize,
-        start: usize,
-        q: &Tensor,
-    ) -> Result<(), Box<dyn Error + Send + Sync>> {
+    fn rehearse(&mut self, layer: usize, start: usize, q: &Tensor) -> AttentionResult<()> {
         self.device.read_queries(q, 0..1, &mut self.queries)?;
         let (sequence, layer, position) = (SEQUENCE, index(layer), start as u64);
         let query = self.queries.as_slice();

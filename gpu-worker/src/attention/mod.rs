@@ -6,11 +6,11 @@ use std::error::Error;
 
 use candle_core::Tensor;
 
-/// What an attention implementation answers: the attended values, or its own error.
+/// What an attention implementation answers, most often the attended values, or its own error.
 ///
 /// The error is boxed so that an implementation keeps its own type; [`crate::model::ModelError::Attention`] carries it
 /// as its source, where a caller can downcast it.
-pub type AttentionResult = Result<Tensor, Box<dyn Error + Send + Sync>>;
+pub type AttentionResult<T = Tensor> = Result<T, Box<dyn Error + Send + Sync>>;
 
 /// Causal attention of one layer, together with the KV cache it reads.
 ///
@@ -56,12 +56,7 @@ pub trait Attention {
     /// # Errors
     ///
     /// As [`Attention::forward`].
-    fn rehearse(
-        &mut self,
-        layer: usize,
-        start: usize,
-        q: &Tensor,
-    ) -> Result<(), Box<dyn Error + Send + Sync>> {
+    fn rehearse(&mut self, layer: usize, start: usize, q: &Tensor) -> AttentionResult<()> {
         let _ = (layer, start, q);
         Ok(())
     }
@@ -72,12 +67,7 @@ pub trait Attention {
     /// # Errors
     ///
     /// As [`Attention::forward`].
-    fn announce(
-        &mut self,
-        layer: usize,
-        start: usize,
-        q: &Tensor,
-    ) -> Result<(), Box<dyn Error + Send + Sync>> {
+    fn announce(&mut self, layer: usize, start: usize, q: &Tensor) -> AttentionResult<()> {
         let _ = (layer, start, q);
         Ok(())
     }

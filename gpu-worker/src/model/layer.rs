@@ -67,22 +67,17 @@ impl Layer {
         let tokens = x.dim(0)?;
         let x = ops::rms_norm(x, &self.attention_norm, config.rms_epsilon)?;
         let failed = |source| ModelError::Attention { layer: index, source };
-        let queries = |q: Tensor| -> Result<Tensor, ModelError> {
-            let q = q.reshape((tokens, config.heads, config.head_dim))?;
-            Ok(ops::rotate(&q, rope, config.rope.style)?)
-        };
         let (q, [k, v]) = if tokens == 1 {
             // Whoever selects keys need not wait for the token's own.
-            let q = queries(self.query.forward(&x)?)?;
+            let q = rotated(&self.query.forward(&x)?, config.heads, config, rope)?;
             attention.announce(index, start, &q).map_err(failed)?;
             (q, Linear::forward_each([&self.key, &self.value], &x)?)
         } else {
             let [q, k, v] = Linear::forward_each([&self.query, &self.key, &self.value], &x)?;
-            (queries(q)?, [k, v])
+            (rotated(&q, config.heads, config, rope)?, [k, v])
         };
-        let k = k.reshape((tokens, config.kv_heads, config.head_dim))?;
+        let k = rotated(&k, config.kv_heads, config, rope)?;
         let v = v.reshape((tokens, config.kv_heads, config.head_dim))?;
-        let k = ops::rotate(&k, rope, config.rope.style)?;
 
         let attended = attention.forward(index, start, &q, &k, &v).map_err(failed)?;
         let expected = [tokens, config.query_width()];
@@ -108,9 +103,7 @@ impl Layer {
         rope: &RopeTable,
     ) -> Result<Tensor, ModelError> {
         let x = ops::rms_norm(x, &self.attention_norm, config.rms_epsilon)?;
-        let q = self.query.forward(&x)?;
-        let q = q.reshape((q.dim(0)?, config.heads, config.head_dim))?;
-        Ok(ops::rotate(&q, rope, config.rope.style)?)
+        rotated(&self.query.forward(&x)?, config.heads, config, rope)
     }
 
     /// The residual stream `x` with what was `attended`.
@@ -129,4 +122,15 @@ impl Layer {
         let h = ops::silu_mul(&gate, &up)?;
         Ok(ops::add(&self.down.forward(&h)?, x)?)
     }
+}
+
+/// What a projection made, `[tokens, heads * head_dim]`, as heads that are rotated to their positions.
+fn rotated(
+    projected: &Tensor,
+    heads: usize,
+    config: &ModelConfig,
+    rope: &RopeTable,
+) -> Result<Tensor, ModelError> {
+    let shaped = projected.reshape((projected.dim(0)?, heads, config.head_dim))?;
+    Ok(ops::rotate(&shaped, rope, config.rope.style)?)
 }
