@@ -7,6 +7,7 @@
 
 use std::arch::x86_64::*;
 
+use super::ahead::fetch_behind;
 use super::{Isa, quantize};
 use crate::matmul::activations::{Block32, Block256};
 use crate::matmul::format::{Nested, Simple};
@@ -219,6 +220,9 @@ fn simple<F: Simple, const M: usize>(panel: &[u8], mut rows: [&[Block32]; M]) ->
     }
     for index in 0..blocks {
         let block = &panel[index * bytes..][..bytes];
+        if M == 1 {
+            fetch_behind(block);
+        }
         for half in 0..2 {
             let groups = match F::BITS {
                 4 => unpack::<4>(block, half),
@@ -282,6 +286,9 @@ fn nested<F: Nested, const M: usize>(panel: &[u8], mut rows: [&[Block256]; M]) -
     }
     for index in 0..blocks {
         let block = &panel[index * bytes..][..bytes];
+        if M == 1 {
+            fetch_behind(block);
+        }
         for half in 0..2 {
             let scaled = scaled_dots::<F, M>(block, &rows, index, half);
             let d = load_scales(block, F::SCALE, half);

@@ -9,6 +9,7 @@
 use std::arch::x86_64::*;
 use std::sync::atomic::{Ordering, compiler_fence};
 
+use super::ahead::fetch_behind;
 use super::{Isa, quantize};
 use crate::matmul::activations::{Block32, Block256};
 use crate::matmul::format::{Nested, Simple};
@@ -195,6 +196,9 @@ fn simple<F: Simple, const M: usize>(panel: &[u8], mut rows: [&[Block32]; M]) ->
     }
     for index in 0..blocks {
         let block = &panel[index * bytes..][..bytes];
+        if M == 1 {
+            fetch_behind(block);
+        }
         let groups = match F::BITS {
             4 => unpack::<4>(block),
             5 => unpack::<5>(block),
@@ -250,6 +254,9 @@ fn nested<F: Nested, const M: usize>(panel: &[u8], mut rows: [&[Block256]; M]) -
     }
     for index in 0..blocks {
         let block = &panel[index * bytes..][..bytes];
+        if M == 1 {
+            fetch_behind(block);
+        }
         let mut scaled = [zero; M];
         for unit in 0..8 {
             let codes = &block[unit * F::UNIT..][..F::UNIT];
