@@ -43,8 +43,9 @@ pub(in super::super) struct DecodeTile<'a> {
 /// of it, as it does where blocks are scattered.
 struct Ahead<'a> {
     blocks: std::slice::Iter<'a, Block<'a>>,
-    /// What is left of the keys or values in progress.
-    rest: &'a [u16],
+    /// The next line of the keys or values in progress, and how many are left of them.
+    line: *const u16,
+    lines: usize,
     /// The values that follow them.
     values: &'a [u16],
 }
@@ -52,30 +53,27 @@ struct Ahead<'a> {
 impl<'a> Ahead<'a> {
     #[inline(always)]
     fn new(blocks: &'a [Block<'a>]) -> Self {
-        Self { blocks: blocks.iter(), rest: &[], values: &[] }
+        Self { blocks: blocks.iter(), line: std::ptr::null(), lines: 0, values: &[] }
     }
 
-    /// Whether all has been asked for.
+    /// Asks for the next `lines`, or as many as are left of a block's keys or values; says whether there were any.
     #[inline(always)]
-    fn is_done(&self) -> bool {
-        self.rest.is_empty() && self.values.is_empty() && self.blocks.len() == 0
-    }
-
-    /// Asks for the next `elements`, or as many as are left of a block's keys or values.
-    #[inline(always)]
-    fn advance<S: Simd>(&mut self, s: S, elements: usize) {
-        if self.rest.is_empty() {
-            self.rest = std::mem::take(&mut self.values);
+    fn advance<S: Simd>(&mut self, s: S, lines: usize) -> bool {
+        if self.lines == 0 {
+            let mut next = std::mem::take(&mut self.values);
+            if next.is_empty() {
+                let Some(block) = self.blocks.next() else { return false };
+                (next, self.values) = (block.keys, block.values);
+            }
+            (self.line, self.lines) = (next.as_ptr(), next.len().div_ceil(LINE));
         }
-        if self.rest.is_empty() {
-            let Some(block) = self.blocks.next() else { return };
-            (self.rest, self.values) = (block.keys, block.values);
+        let now = lines.min(self.lines);
+        for _ in 0..now {
+            s.prefetch(self.line);
+            self.line = self.line.wrapping_add(LINE);
         }
-        let (now, later) = self.rest.split_at(elements.min(self.rest.len()));
-        self.rest = later;
-        for line in now.chunks(LINE) {
-            s.prefetch(line.as_ptr());
-        }
+        self.lines -= now;
+        true
     }
 }
 
@@ -128,9 +126,7 @@ fn run_format<S: Simd, F: KvFormat, const HEADS: usize, const CHUNKS: usize>(
             _ => add_values::<S, F, 4, CHUNKS>(s, tile, first, &mut ahead),
         }
     }
-    while !ahead.is_done() {
-        ahead.advance(s, head_dim);
-    }
+    while ahead.advance(s, ROWS * head_dim / LINE) {}
 }
 
 /// Writes the scores of heads `first..first + H` to `weights`.
@@ -150,7 +146,7 @@ fn score<S: Simd, F: KvFormat, const H: usize>(
         let mut token = 0;
         while token + ROWS <= tokens {
             if first == 0 {
-                ahead.advance(s, ROWS * head_dim);
+                ahead.advance(s, ROWS * head_dim / LINE);
             }
             // SAFETY: the block holds keys `token..token + ROWS` of `head_dim` elements, a multiple of `LANES`, the
             // queries `H` rows of as many, and `column + ROWS` is at most the tile's tokens, at most `TILE_TOKENS`.
@@ -274,8 +270,8 @@ fn add_columns<S: Simd, F: KvFormat, const H: usize, const C: usize>(
     for block in tile.blocks {
         let tokens = block.values.len() / head_dim;
         for token in 0..tokens {
-            if first == 0 {
-                ahead.advance(s, C * S::LANES);
+            if first == 0 && token.is_multiple_of(ROWS) {
+                ahead.advance(s, (ROWS * C * S::LANES).div_ceil(LINE));
             }
             // SAFETY: the block holds value `token`, of which elements up to `offset + C * LANES` are read; `weights` points
             // to this token's column of `H` rows of `TILE_TOKENS`.
