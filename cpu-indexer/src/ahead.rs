@@ -1,4 +1,5 @@
-//! What can be done for a selection before it is asked for, head by head while nothing else is.
+//! What can be done for a selection before it is asked for: expected queries propose, head by head, while nothing else is to be
+//! done.
 
 /// One layer at the step of one token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -8,121 +9,60 @@ pub(crate) struct Asked {
     pub(crate) position: u64,
 }
 
-/// A part of what is done ahead.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Task {
-    /// The expected queries of a KV head propose.
-    Propose {
-        /// The KV head.
-        head: usize,
-    },
-    /// Keys are scored for the queries of a KV head.
-    Score {
-        /// The KV head.
-        head: usize,
-    },
-}
-
-/// The work for one layer at the step of one token: first its expected queries are there, then its own. Heads have their turns
-/// in order, and those whose own queries are there go first.
+/// Expected queries, and how many KV heads they have proposed to, in order.
 #[derive(Debug, Default)]
 pub(crate) struct Ahead {
     asked: Option<Asked>,
     kv_heads: usize,
-    /// [heads, head_dim]; empty if nothing was expected.
+    /// [heads, head_dim].
     expected: Vec<f32>,
-    /// KV heads that expected queries have proposed to.
     proposed: usize,
-    /// [heads, head_dim]; empty until they are there.
-    query: Vec<f32>,
-    /// KV heads whose keys have been scored.
-    scored: usize,
-    /// KV heads that had been proposed to when the queries came.
-    in_time: usize,
 }
 
 impl Ahead {
-    /// Begins with the queries that are expected.
-    pub(crate) fn expect(&mut self, asked: Asked, kv_heads: usize, expected: &[f32]) {
-        self.clear();
+    /// Expects `queries` ([heads, head_dim]), and no others.
+    pub(crate) fn expect(&mut self, asked: Asked, kv_heads: usize, queries: &[f32]) {
+        self.forget();
         (self.asked, self.kv_heads) = (Some(asked), kv_heads);
-        self.expected.extend_from_slice(expected);
+        self.expected.extend_from_slice(queries);
     }
 
-    /// The true queries are there. What was expected of others is forgotten.
-    pub(crate) fn ask(&mut self, asked: Asked, kv_heads: usize, query: &[f32]) {
-        if self.asked != Some(asked) {
-            self.expect(asked, kv_heads, &[]);
-        }
-        self.query.clear();
-        self.query.extend_from_slice(query);
-        self.in_time = self.proposed;
-    }
-
-    /// Nothing is to be done any more.
-    pub(crate) fn clear(&mut self) {
+    /// Expects nothing.
+    pub(crate) fn forget(&mut self) {
         self.asked = None;
         self.expected.clear();
-        self.query.clear();
-        (self.proposed, self.scored, self.in_time) = (0, 0, 0);
+        self.proposed = 0;
     }
 
-    /// KV heads, if the queries of `asked` are there.
-    pub(crate) fn heads_asked(&self, asked: Asked) -> Option<usize> {
-        (self.asked == Some(asked) && !self.query.is_empty()).then_some(self.kv_heads)
+    /// The next head to be proposed to.
+    pub(crate) fn next(&self) -> Option<(Asked, usize)> {
+        self.asked.filter(|_| self.proposed < self.kv_heads).map(|asked| (asked, self.proposed))
     }
 
-    /// What is to be done next.
-    pub(crate) fn next(&self) -> Option<(Asked, Task)> {
-        let asked = self.asked?;
-        let (is_asked, head) = (!self.query.is_empty(), self.scored);
-        let proposes_to = if is_asked { head + 1 } else { self.kv_heads };
-        if head == self.kv_heads {
-            None
-        } else if !self.expected.is_empty() && self.proposed < proposes_to {
-            Some((asked, Task::Propose { head: self.proposed }))
-        } else {
-            is_asked.then_some((asked, Task::Score { head }))
-        }
+    /// The next head to be proposed to before `head` of `asked` can be selected for.
+    pub(crate) fn next_of(&self, asked: Asked, head: usize) -> Option<usize> {
+        let (expected, next) = self.next()?;
+        (expected == asked && next <= head).then_some(next)
     }
 
-    /// What is to be done before `head` can be selected for.
-    pub(crate) fn next_of(&self, head: usize) -> Option<(Asked, Task)> {
-        self.next().filter(|_| self.scored <= head)
-    }
-
-    /// The next [`Task::Propose`] has been done; if it was of no use, none follows.
+    /// The next head has been proposed to; if it was of no use, nothing is expected any more.
     pub(crate) fn proposed(&mut self, useful: bool) {
         if useful {
             self.proposed += 1;
         } else {
-            self.expected.clear();
+            self.forget();
         }
     }
 
-    /// The next [`Task::Score`] has been done.
-    pub(crate) const fn scored(&mut self) {
-        self.scored += 1;
-    }
-
-    /// Whether candidates had been proposed to `head` when its queries came.
-    pub(crate) const fn was_in_time(&self, head: usize) -> bool {
-        head < self.in_time
+    /// Heads of `asked` that have been proposed to.
+    pub(crate) fn ready(&self, asked: Asked) -> usize {
+        if self.asked == Some(asked) { self.proposed } else { 0 }
     }
 
     /// The expected queries of a KV head: [group, head_dim].
     pub(crate) fn expected(&self, head: usize) -> &[f32] {
-        self.of_head(&self.expected, head)
-    }
-
-    /// The queries of a KV head: [group, head_dim].
-    pub(crate) fn query(&self, head: usize) -> &[f32] {
-        self.of_head(&self.query, head)
-    }
-
-    fn of_head<'q>(&self, queries: &'q [f32], head: usize) -> &'q [f32] {
-        let length = queries.len() / self.kv_heads;
-        &queries[head * length..][..length]
+        let length = self.expected.len() / self.kv_heads;
+        &self.expected[head * length..][..length]
     }
 }
 
@@ -131,49 +71,28 @@ mod tests {
     use super::*;
 
     const ASKED: Asked = Asked { sequence: 0, layer: 3, position: 9 };
-
-    /// What is done until nothing is left, in order: heads that are proposed to are negative, counted from one.
-    fn drain(ahead: &mut Ahead) -> Vec<i32> {
-        let mut done = Vec::new();
-        while let Some((asked, task)) = ahead.next() {
-            assert_eq!(asked, ASKED);
-            done.push(match task {
-                Task::Propose { head } => {
-                    ahead.proposed(true);
-                    -1 - i32::try_from(head).unwrap()
-                }
-                Task::Score { head } => {
-                    ahead.scored();
-                    1 + i32::try_from(head).unwrap()
-                }
-            });
-        }
-        done
-    }
+    const LATER: Asked = Asked { position: 10, ..ASKED };
 
     #[test]
-    fn all_heads_are_proposed_to_and_then_scored() {
+    fn heads_are_proposed_to_in_order() {
         let mut ahead = Ahead::default();
-        assert_eq!(ahead.next(), None);
-        ahead.expect(ASKED, 3, &[0.0; 6]);
-        assert_eq!(drain(&mut ahead), [-1, -2, -3]);
-        assert_eq!(ahead.heads_asked(ASKED), None);
-        ahead.ask(ASKED, 3, &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
-        assert_eq!(ahead.heads_asked(ASKED), Some(3));
-        assert_eq!(drain(&mut ahead), [1, 2, 3]);
-        assert_eq!((ahead.query(1), ahead.expected(2)), (&[3.0, 4.0][..], &[0.0, 0.0][..]));
-        assert!((0..3).all(|head| ahead.was_in_time(head)));
+        assert_eq!((ahead.next(), ahead.ready(ASKED)), (None, 0));
+        ahead.expect(ASKED, 3, &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+        assert_eq!(ahead.expected(1), [3.0, 4.0]);
+        for head in 0..3 {
+            assert_eq!((ahead.next(), ahead.ready(ASKED)), (Some((ASKED, head)), head));
+            ahead.proposed(true);
+        }
+        assert_eq!((ahead.next(), ahead.ready(ASKED), ahead.ready(LATER)), (None, 3, 0));
     }
 
     #[test]
-    fn what_is_late_is_done_head_by_head() {
+    fn what_is_late_is_due_before_its_head_and_only_for_its_step() {
         let mut ahead = Ahead::default();
         ahead.expect(ASKED, 3, &[0.0; 6]);
         ahead.proposed(true);
-        ahead.ask(ASKED, 3, &[1.0; 6]);
-        assert_eq!(ahead.next_of(0), Some((ASKED, Task::Score { head: 0 })));
-        assert_eq!(drain(&mut ahead), [1, -2, 2, -3, 3]);
-        assert!(ahead.was_in_time(0) && !ahead.was_in_time(1));
+        assert_eq!((ahead.next_of(ASKED, 0), ahead.next_of(ASKED, 1)), (None, Some(1)));
+        assert_eq!((ahead.next_of(ASKED, 2), ahead.next_of(LATER, 2)), (Some(1), None));
     }
 
     #[test]
@@ -182,12 +101,11 @@ mod tests {
         ahead.expect(ASKED, 2, &[0.0; 6]);
         ahead.proposed(false);
         assert_eq!(ahead.next(), None);
-        ahead.ask(ASKED, 2, &[1.0; 6]);
-        assert_eq!(drain(&mut ahead), [1, 2]);
-        ahead.expect(Asked { layer: 2, ..ASKED }, 2, &[0.0; 6]);
-        ahead.ask(ASKED, 2, &[1.0; 6]);
-        assert_eq!(drain(&mut ahead), [1, 2]);
-        ahead.clear();
-        assert_eq!((ahead.next(), ahead.heads_asked(ASKED)), (None, None));
+        ahead.expect(ASKED, 2, &[0.0; 6]);
+        ahead.proposed(true);
+        ahead.expect(LATER, 2, &[0.0; 6]);
+        assert_eq!((ahead.next(), ahead.ready(ASKED)), (Some((LATER, 0)), 0));
+        ahead.forget();
+        assert_eq!((ahead.next(), ahead.ready(LATER)), (None, 0));
     }
 }

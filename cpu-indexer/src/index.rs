@@ -45,8 +45,6 @@ struct AtHand {
     layer: usize,
     /// Tokens of the step that expected queries proposed to; 0 if they did not.
     rehearsed: usize,
-    /// Tokens of the step that keys have been scored for; 0 if they have not.
-    scored: usize,
     proposal: Proposal,
 }
 
@@ -97,8 +95,7 @@ impl Index {
         };
         let query = GroupQuery::new(group, geometry.head_dim as usize);
         let lfps = Lfps::new(kernels, parameters.clone(), group, max_tokens);
-        let at_hand =
-            |_| AtHand { layer: 0, rehearsed: 0, scored: 0, proposal: lfps.proposal(&query) };
+        let at_hand = |_| AtHand { layer: 0, rehearsed: 0, proposal: lfps.proposal(&query) };
         Ok(Self {
             prepared: vec![Prepared::default(); prepared],
             at_hand: (0..geometry.kv_heads).map(at_hand).collect(),
@@ -185,7 +182,8 @@ impl Index {
     }
 
     /// Chooses what the queries ([group, head_dim], unscaled) of the last token in `view` shall attend to. With
-    /// [`Timing::Ahead`] that is what [`Index::prepare`] has chosen at the step before, if there was one.
+    /// [`Timing::Ahead`] that is what [`Index::prepare`] has chosen at the step before, if there was one. Only the exact policy
+    /// reads the token's own key: for LFPS it need not be there yet.
     ///
     /// # Panics
     /// If `layer` or `kv_head` does not exist, or `queries` has another size.
@@ -238,42 +236,17 @@ impl Index {
         let at = self.head(layer, kv_head);
         self.learn(kv_head);
         let tokens = view.tokens() + 1;
-        let useful =
-            self.parameters.timing == Timing::Rehearsed && self.proposes(layer, at, tokens);
+        let useful = self.parameters.timing == Timing::Rehearsed
+            && self.policy == Policy::Lfps
+            && self.chooses(layer, self.zones(tokens))
+            && self.lfps.proposes(&self.heads[at]);
         if useful {
             let at_hand = &mut self.at_hand[kv_head];
-            (at_hand.layer, at_hand.rehearsed, at_hand.scored) = (layer, tokens, 0);
+            (at_hand.layer, at_hand.rehearsed) = (layer, tokens);
             self.query.load(queries, self.scale);
             self.lfps.rehearse(&mut self.heads[at], view, &self.query, &mut at_hand.proposal);
         }
         useful
-    }
-
-    /// Scores keys for the queries ([group, head_dim], unscaled) of the token after those in `view`, whose own key is not needed:
-    /// [`Index::select`] then has less to do. Does nothing where that is of no use.
-    ///
-    /// # Panics
-    /// As [`Index::select`].
-    pub fn score(&mut self, layer: usize, kv_head: usize, view: HeadBlocks<'_>, queries: &[f32]) {
-        let at = self.head(layer, kv_head);
-        self.learn(kv_head);
-        let tokens = view.tokens() + 1;
-        if self.parameters.timing == Timing::Ahead || !self.proposes(layer, at, tokens) {
-            return;
-        }
-        let at_hand = &mut self.at_hand[kv_head];
-        let proposed = (at_hand.layer, at_hand.rehearsed) == (layer, tokens);
-        (at_hand.layer, at_hand.rehearsed, at_hand.scored) = (layer, 0, tokens);
-        self.query.load(queries, self.scale);
-        let head = &mut self.heads[at];
-        self.lfps.score(head, view, &self.query, proposed, &mut at_hand.proposal);
-    }
-
-    /// Whether candidates for a head can be had by codes, in a context of `tokens` tokens.
-    fn proposes(&self, layer: usize, at: usize, tokens: usize) -> bool {
-        self.policy == Policy::Lfps
-            && self.chooses(layer, self.zones(tokens))
-            && self.lfps.proposes(&self.heads[at])
     }
 
     /// Learns what the last selection of `kv_head`, in whatever layer, has shown. Whoever selects next does so first; but a
@@ -305,25 +278,17 @@ impl Index {
             return;
         }
         self.learn(kv_head);
-        let at_hand = &self.at_hand[kv_head];
-        if (at_hand.layer, at_hand.rehearsed) == (layer, view.tokens()) {
-            self.score(layer, kv_head, view.truncated(view.tokens() - 1), queries);
-        }
         let Self { lfps, heads, query, exact, scale, parameters, at_hand, .. } = self;
         query.load(queries, *scale);
         if self.policy == Policy::Exact {
             exact.select(view, query, zones, parameters.top_k, out);
             return;
         }
-        let head = &mut heads[at];
-        let AtHand { layer: of_layer, rehearsed, scored, proposal } = &mut at_hand[kv_head];
-        let is_scored = (*of_layer, *scored) == (layer, view.tokens());
-        (*of_layer, *rehearsed, *scored) = (layer, 0, 0);
-        if is_scored {
-            lfps.select_scored(head, view, query, proposal, exact, out);
-        } else {
-            lfps.select(head, view, query, proposal, exact, out);
-        }
+        let AtHand { layer: of_layer, rehearsed, proposal } = &mut at_hand[kv_head];
+        let proposed = (*of_layer, *rehearsed) == (layer, view.tokens());
+        (*of_layer, *rehearsed) = (layer, 0);
+        let before = view.truncated(view.tokens() - 1);
+        lfps.select(&mut heads[at], before, query, proposed, proposal, exact, out);
     }
 
     /// Whether there is anything to choose in `layer`, of a context in these zones.

@@ -16,7 +16,7 @@ use hindsight_protocol::ring::{Patience, Receiver, RingFault, Sender};
 use hindsight_protocol::scheduling::{self, Priority};
 use hindsight_protocol::telemetry::{IndexerCounters, TelemetryPage};
 
-use crate::ahead::{Ahead, Asked, Task};
+use crate::ahead::{Ahead, Asked};
 use crate::audit::AuditTurn;
 use crate::kernels::Kernels;
 use crate::parameters::{IndexParameters, Timing};
@@ -87,6 +87,8 @@ fn start(control: &mut UnixStream, arena: OwnedFd) -> Result<(), Failure> {
         arena: &arena,
         scratch: Scratch::default(),
         ahead: Ahead::default(),
+        answered: Answered::default(),
+        stored: None,
         audit: AuditTurn::default(),
         shares_core,
         recorder: Recorder::new(profile.as_deref())
@@ -151,6 +153,13 @@ struct Scratch {
     seed_queries: u64,
 }
 
+/// The last query that was answered: [heads, head_dim].
+#[derive(Debug, Default)]
+struct Answered {
+    asked: Option<Asked>,
+    query: Vec<f32>,
+}
+
 /// The serving loop's state.
 struct Indexer<'a> {
     store: Store<'a>,
@@ -159,6 +168,9 @@ struct Indexer<'a> {
     arena: &'a Arena,
     scratch: Scratch,
     ahead: Ahead,
+    answered: Answered,
+    /// The last token whose own key and value were announced, and where.
+    stored: Option<Asked>,
     audit: AuditTurn,
     shares_core: bool,
     recorder: Recorder,
@@ -170,11 +182,11 @@ impl Indexer<'_> {
         let elements = (geometry.heads * geometry.head_dim) as usize;
         let mut patience = Patience::default();
         while !ended.load(Ordering::Relaxed) {
-            if let Some((asked, task)) = self.ahead.next()
+            if let Some((asked, head)) = self.ahead.next()
                 && !requests.has_record()
             {
                 let began = Instant::now();
-                self.work_ahead(asked, task)?;
+                self.propose(asked, head)?;
                 self.counters.select_ns.add(nanoseconds(began));
                 continue;
             }
@@ -192,17 +204,15 @@ impl Indexer<'_> {
     fn patience_after(&self, request: &Request<'_>) -> Patience {
         let last_layer = self.arena.geometry().layers - 1;
         let in_step = match request {
-            Request::Select { layer, .. } => *layer < last_layer,
-            Request::Rehearse { .. } | Request::Query { .. } => true,
+            Request::Rehearse { .. } => true,
+            Request::Query { layer, .. } => *layer < last_layer,
+            Request::Appended { layer, tokens: 1, .. } => *layer < last_layer,
             _ => false,
         };
         if self.shares_core && !in_step { SHARING } else { Patience::default() }
     }
 
     fn handle(&mut self, request: &Request<'_>) -> Result<(), Failure> {
-        if !matches!(request, Request::Query { .. } | Request::Select { .. }) {
-            self.ahead.clear();
-        }
         let outcome = match *request {
             Request::Open { sequence, policy, top_k } => self.store.open(sequence, policy, top_k),
             Request::Rewind { sequence, policy, top_k, tokens } => {
@@ -210,6 +220,9 @@ impl Indexer<'_> {
             }
             Request::Reserve { sequence, tokens } => self.store.reserve(sequence, tokens),
             Request::Close { sequence } => self.store.close(sequence),
+            Request::Appended { sequence, layer, position, tokens: 1 } => {
+                return self.store_own(Asked { sequence, layer, position }).map_err(rejected);
+            }
             Request::Appended { sequence, layer, position, tokens } => {
                 return self.append(sequence, layer, position, tokens).map_err(rejected);
             }
@@ -221,13 +234,10 @@ impl Indexer<'_> {
                 return self.expect(asked, query).map_err(rejected);
             }
             Request::Query { sequence, layer, position, query } => {
-                let asked = Asked { sequence, layer, position };
-                return self.take_query(asked, query).map_err(rejected);
-            }
-            Request::Select { sequence, layer, position } => {
-                return self.select(Asked { sequence, layer, position });
+                return self.select(Asked { sequence, layer, position }, query);
             }
         };
+        self.ahead.forget();
         let slab_bytes =
             self.arena.geometry().token_bytes() * hindsight_protocol::arena::SLAB_TOKENS;
         match outcome {
@@ -310,13 +320,6 @@ impl Indexer<'_> {
         Ok(())
     }
 
-    /// Takes note of a query.
-    fn take_query(&mut self, asked: Asked, query: &[f32]) -> Result<(), StoreError> {
-        let kv_heads = self.before(asked)?.residency.len();
-        self.ahead.ask(asked, kv_heads, query);
-        Ok(())
-    }
-
     /// A layer as it is before the step of a token, which may come.
     fn before(&mut self, asked: Asked) -> Result<LayerState<'_>, StoreError> {
         let Asked { sequence, layer, position } = asked;
@@ -324,76 +327,90 @@ impl Indexer<'_> {
         self.store.layer(sequence, layer, position)
     }
 
-    /// Does the next part of what can be done before it is asked for.
-    fn work_ahead(&mut self, asked: Asked, task: Task) -> Result<(), Failure> {
+    /// Lets the expected queries of a KV head propose.
+    fn propose(&mut self, asked: Asked, head: usize) -> Result<(), Failure> {
         let since = self.recorder.now();
         let Asked { sequence, layer, position } = asked;
         let state = self.store.layer(sequence, layer, position).map_err(rejected)?;
-        let head = match task {
-            Task::Propose { head } => {
-                let expected = self.ahead.expected(head);
-                let proposed = state.index.rehearse(state.layer, head, state.view(head), expected);
-                self.ahead.proposed(proposed);
-                head
-            }
-            Task::Score { head } => {
-                state.index.score(state.layer, head, state.view(head), self.ahead.query(head));
-                self.ahead.scored();
-                head
-            }
-        };
+        let expected = self.ahead.expected(head);
+        let useful = state.index.rehearse(state.layer, head, state.view(head), expected);
+        self.ahead.proposed(useful);
         let kv_head = Some(count(head as u64));
         let detail = Detail { position, layer: Some(layer), kv_head, ..Detail::default() };
         self.recorder.record(Activity::Prepare, since, detail);
         Ok(())
     }
 
-    fn select(&mut self, asked: Asked) -> Result<(), Failure> {
+    /// Answers a query, KV head by KV head.
+    fn select(&mut self, asked: Asked, query: &[f32]) -> Result<(), Failure> {
         let began = Instant::now();
         let Asked { sequence, layer, position } = asked;
-        let geometry = *self.arena.geometry();
-        let Some(heads) = self.ahead.heads_asked(asked) else {
-            return Err(Failure::new("bad_request", "the worker asked without a query"));
-        };
+        let heads = self.before(asked).map_err(rejected)?.residency.len();
         self.scratch.selections.resize_with(heads, Selection::default);
-        for head in 0..heads {
+        let in_time = self.ahead.ready(asked);
+        for (head, query) in query.chunks_exact(query.len() / heads).enumerate() {
             // What has not been done in time is done now: what is chosen does not depend on who was faster.
-            while let Some((asked, task)) = self.ahead.next_of(head) {
-                self.work_ahead(asked, task)?;
+            while let Some(late) = self.ahead.next_of(asked, head) {
+                self.propose(asked, late)?;
             }
             let since = self.recorder.now();
             let state = self.store.layer(sequence, layer, position + 1).map_err(rejected)?;
-            let query = self.ahead.query(head);
             let selection = &mut self.scratch.selections[head];
             state.index.select(state.layer, head, state.view(head), query, selection);
             let misled = selection.effort.misled;
             self.counters.misled.add(u64::from(misled));
-            self.counters.rehearsed.add(u64::from(self.ahead.was_in_time(head) && !misled));
+            self.counters.rehearsed.add(u64::from(head < in_time && !misled));
             self.answer(asked, head, since)?;
         }
         // The worker has all that it waits for.
-        let mut state = self.store.layer(sequence, layer, position + 1).map_err(rejected)?;
+        self.ahead.forget();
+        let state = self.store.layer(sequence, layer, position + 1).map_err(rejected)?;
         (0..heads).for_each(|head| state.index.learn(head));
+        self.counters.select_ns.add(nanoseconds(began));
+        self.answered.asked = Some(asked);
+        self.answered.query.clear();
+        self.answered.query.extend_from_slice(query);
+        if self.stored == Some(asked) {
+            self.look_back(asked).map_err(rejected)?;
+        }
+        Ok(())
+    }
+
+    /// Takes note of the key and value of a decode step's token.
+    fn store_own(&mut self, asked: Asked) -> Result<(), StoreError> {
+        let Asked { sequence, layer, position } = asked;
+        let mut state = self.store.layer(sequence, layer, position.saturating_add(1))?;
         let tokens = state.tokens;
         append(&mut state, tokens - 1);
+        self.stored = Some(asked);
+        if self.answered.asked == Some(asked) { self.look_back(asked) } else { Ok(()) }
+    }
+
+    /// Does what can wait until a query has been answered and the key of its token is there: the worker is busy with the answer.
+    fn look_back(&mut self, asked: Asked) -> Result<(), StoreError> {
+        let Asked { sequence, layer, position } = asked;
+        let geometry = *self.arena.geometry();
+        let state = self.store.layer(sequence, layer, position + 1)?;
+        let query = &self.answered.query;
+        let of_head = |head: usize| {
+            let length = query.len() / geometry.kv_heads as usize;
+            &query[head * length..][..length]
+        };
         let detail = Detail { position, layer: Some(layer), ..Detail::default() };
-        let ahead = &self.ahead;
         if state.index.parameters().timing == Timing::Ahead {
-            let since = self.recorder.now();
-            for head in 0..heads {
-                let query = ahead.query(head);
-                state.index.prepare(state.layer, head, state.view(head), query);
+            let (began, since) = (Instant::now(), self.recorder.now());
+            for head in 0..geometry.kv_heads as usize {
+                state.index.prepare(state.layer, head, state.view(head), of_head(head));
             }
             self.recorder.record(Activity::Prepare, since, detail);
+            self.counters.select_ns.add(nanoseconds(began));
         }
-        self.counters.select_ns.add(nanoseconds(began));
-        // The worker is busy with the answer: time for a look at how good it was.
         if let Some(head) = self.audit.turn(layer, position, &geometry) {
             let since = self.recorder.now();
-            let query = ahead.query(head);
             let view = state.view(head);
             let bytes = (view.tokens() * view.head_dim() * KvDtype::BYTES) as u64;
-            let audit = state.index.audit(view, query, &self.scratch.selections[head]);
+            let selection = &self.scratch.selections[head];
+            let audit = state.index.audit(view, of_head(head), selection);
             self.counters.audits.add(1);
             self.counters.audit_key_bytes.add(bytes);
             self.counters.audit_recall.add(f64::from(audit.recall));
@@ -401,7 +418,6 @@ impl Indexer<'_> {
             let detail = Detail { kv_head: u32::try_from(head).ok(), bytes, ..detail };
             self.recorder.record(Activity::Audit, since, detail);
         }
-        self.ahead.clear();
         Ok(())
     }
 

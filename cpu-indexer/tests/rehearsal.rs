@@ -131,8 +131,6 @@ impl<'a> Worker<'a> {
         let query = self.query(passage);
         let at = position as u64;
         self.tell(&Request::Query { sequence: 0, layer: 0, position: at, query: &query });
-        self.store(position);
-        self.tell(&Request::Select { sequence: 0, layer: 0, position: at });
         for head in 0..KV_HEADS {
             let (kv_head, blocks) = self.reply().expect("a selection");
             assert_eq!(kv_head as usize, head);
@@ -142,6 +140,8 @@ impl<'a> Worker<'a> {
             });
             assert!(sought && !other, "{passage} at {position}: {blocks:?}");
         }
+        self.store(position);
+        self.tell(&Request::Appended { sequence: 0, layer: 0, position: at, tokens: 1 });
     }
 }
 

@@ -90,7 +90,7 @@ impl<'a> IndexerLink<'a> {
         })
     }
 
-    /// Waits for the blocks that one KV head attends to, after a [`Request::Select`] of its layer; KV heads are answered in their order.
+    /// Waits for the blocks that one KV head attends to, after a [`Request::Query`]; KV heads are answered in their order.
     /// Fills `blocks`.
     ///
     /// Nothing of the answer is used before it has been checked: blocks are ascending, exist, and end with the token's own;

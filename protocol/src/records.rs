@@ -84,7 +84,7 @@ struct Header {
 
 /// Part of the arena's fingerprint: changes when a record's layout does.
 pub(crate) const FINGERPRINT: u64 =
-    1 << 32 | (size_of::<Header>() as u64) << 16 | size_of::<SelectedBlock>() as u64;
+    2 << 32 | (size_of::<Header>() as u64) << 16 | size_of::<SelectedBlock>() as u64;
 
 /// Bytes of the longest request: a header and one query of every head.
 pub(crate) const fn query_bytes(geometry: &Geometry) -> usize {
@@ -132,7 +132,7 @@ pub enum Request<'a> {
         /// The sequence.
         sequence: u32,
     },
-    /// Keys and values of prompt tokens are in the arena, for one layer. Not answered.
+    /// Keys and values are in the arena, for one layer: of prompt tokens, or of a decode step's token. Not answered.
     Appended {
         /// The sequence.
         sequence: u32,
@@ -169,8 +169,9 @@ pub enum Request<'a> {
         /// Its expected queries after RoPE: [heads, head_dim].
         query: &'a [f32],
     },
-    /// A decode step's query. Everything before the token is in the arena, its own key need not be. Not answered before the
-    /// [`Request::Select`] of the same token and layer, which must follow.
+    /// A decode step's query. Everything before the token is in the arena; its own key must be for
+    /// [`AttentionPolicy::Exact`], and need not be for [`AttentionPolicy::Lfps`]. Answered by a [`Reply::Selection`] for each KV
+    /// head, in their order.
     Query {
         /// The sequence.
         sequence: u32,
@@ -181,16 +182,6 @@ pub enum Request<'a> {
         /// Its queries after RoPE: [heads, head_dim].
         query: &'a [f32],
     },
-    /// The key and value of the token whose query was sent are in the arena. Answered by a [`Reply::Selection`] for each KV
-    /// head, in their order.
-    Select {
-        /// The sequence.
-        sequence: u32,
-        /// The layer.
-        layer: u32,
-        /// Position of the token.
-        position: u64,
-    },
 }
 
 const OPEN: u32 = 1;
@@ -198,10 +189,9 @@ const RESERVE: u32 = 2;
 const CLOSE: u32 = 3;
 const APPENDED: u32 = 4;
 const SEED: u32 = 5;
-const SELECT: u32 = 6;
-const REWIND: u32 = 7;
-const REHEARSE: u32 = 8;
-const QUERY: u32 = 9;
+const REWIND: u32 = 6;
+const REHEARSE: u32 = 7;
+const QUERY: u32 = 8;
 
 impl<'a> Request<'a> {
     /// Encodes the record as a header and a payload, and hands both to `send`.
@@ -229,9 +219,6 @@ impl<'a> Request<'a> {
             }
             Self::Query { sequence, layer, position, query } => {
                 (header(QUERY, sequence, layer, 0, position, 1), query)
-            }
-            Self::Select { sequence, layer, position } => {
-                (header(SELECT, sequence, layer, 0, position, 1), empty)
             }
         };
         send(&[header.as_bytes(), payload.as_bytes()])
@@ -265,7 +252,6 @@ impl<'a> Request<'a> {
             SEED => Self::Seed { sequence, layer, remaining: detail, position, query },
             REHEARSE => Self::Rehearse { sequence, layer, position, query },
             QUERY => Self::Query { sequence, layer, position, query },
-            SELECT => Self::Select { sequence, layer, position },
             kind => return Err(RecordError::Kind(kind)),
         })
     }
@@ -464,7 +450,6 @@ mod tests {
             Request::Seed { sequence: 3, layer: 1, remaining: 2, position: 7, query: &query },
             Request::Rehearse { sequence: 3, layer: 2, position: 8, query: &query },
             Request::Query { sequence: 3, layer: 1, position: 8, query: &query },
-            Request::Select { sequence: 3, layer: 1, position: 8 },
         ];
         for request in requests {
             request.encode(|parts| {

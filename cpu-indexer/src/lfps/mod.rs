@@ -186,13 +186,14 @@ impl Lfps {
         let used = count.min(self.parameters.seed_queries);
         let (mut selection, mut proposal) = (Selection::default(), self.proposal(query));
         for (index, queries) in queries.chunks_exact(length).enumerate().skip(count - used) {
-            let view = view.truncated(view.tokens() + index + 1 - count);
-            if self.zones(view.tokens()).middle().len() <= self.parameters.top_k {
+            let before = view.tokens() + index - count;
+            if self.zones(before + 1).middle().len() <= self.parameters.top_k {
                 continue;
             }
+            let view = view.truncated(before);
             query.load(queries, scale);
             if self.parameters.sketch == SketchUse::Always {
-                self.select(head, view, query, &mut proposal, exact, &mut selection);
+                self.select(head, view, query, false, &mut proposal, exact, &mut selection);
                 self.learn(head, &mut proposal);
             } else {
                 self.select_exactly(head, view, query, exact, &mut selection);
@@ -216,13 +217,16 @@ impl Lfps {
         head.queries = Vec::new();
     }
 
-    /// Selects from candidates; the middle must be larger than `top_k`. What the selection tells about the head may be left in
-    /// `proposal`, for [`Lfps::learn`].
+    /// Selects, for the queries of the token after those in `view`, from candidates: those `proposed` by expected queries, unless the
+    /// true ones prove too unlike. The middle must be larger than `top_k`. What the selection tells about the head may be left
+    /// in `proposal`, for [`Lfps::learn`].
+    #[expect(clippy::too_many_arguments)]
     pub(crate) fn select(
         &mut self,
         head: &mut LfpsHead,
         view: HeadBlocks<'_>,
         query: &GroupQuery,
+        proposed: bool,
         proposal: &mut Proposal,
         exact: &mut ExactScan,
         out: &mut Selection,
@@ -239,19 +243,24 @@ impl Lfps {
                 let queries = std::mem::take(&mut head.queries);
                 self.calibrate(head, view, &queries);
             }
-            return;
-        }
-        if scan {
-            self.score(head, view.truncated(view.tokens() - 1), query, false, proposal);
-            self.select_scored(head, view, query, proposal, exact, out);
+        } else if scan {
+            if !proposed {
+                self.propose(head, view, query, 1.0, proposal);
+            } else if proposal.likeness(query) < LEAST_ALIKE {
+                let wasted = proposal.effort;
+                self.propose(head, view, query, 1.0, proposal);
+                proposal.effort.add(&wasted);
+                proposal.misled = true;
+            }
+            self.select_proposed(head, view, query, proposal, exact, out);
             out.effort.repaired |= self.parameters.sketch == SketchUse::OnDrift;
         } else {
             self.select_by_history(head, view, query, proposal, out);
         }
     }
 
-    /// Proposes candidates to the token after those in `view`, whose own key need not be there. Those reach `reach` times as far
-    /// below the last one wanted as estimates err.
+    /// Proposes candidates to the token after those in `view`. They reach `reach` times as far below the last one wanted as
+    /// estimates err.
     fn propose(
         &mut self,
         head: &mut LfpsHead,
@@ -286,29 +295,6 @@ impl Lfps {
         // They are read once more when the true queries come.
         proposal.effort.key_bytes = self.anchors.len() * view.head_dim() * KvDtype::BYTES;
         fetch_tokens(view, &proposal.candidates);
-    }
-
-    /// Scores, for the queries of the token after those in `view`, all that it may select from but its own key, which need not
-    /// be there. If candidates have been `proposed` they are scored, unless the queries prove too unlike those that proposed.
-    pub(crate) fn score(
-        &mut self,
-        head: &mut LfpsHead,
-        view: HeadBlocks<'_>,
-        query: &GroupQuery,
-        proposed: bool,
-        proposal: &mut Proposal,
-    ) {
-        if !proposed {
-            self.propose(head, view, query, 1.0, proposal);
-        } else if proposal.likeness(query) < LEAST_ALIKE {
-            let wasted = proposal.effort;
-            self.propose(head, view, query, 1.0, proposal);
-            proposal.effort.add(&wasted);
-            proposal.misled = true;
-        }
-        if !proposal.surprising {
-            self.score_candidates(view, query, proposal);
-        }
     }
 
     /// Takes what a selection by codes has shown into what is known of the head.
@@ -387,8 +373,8 @@ impl Lfps {
         proposal.note_ranks(ranking);
     }
 
-    /// Selects the best of a proposal's candidates, for the queries that have been scored; `view` now holds the token's own key.
-    pub(crate) fn select_scored(
+    /// Selects the best of a proposal's candidates.
+    fn select_proposed(
         &mut self,
         head: &mut LfpsHead,
         view: HeadBlocks<'_>,
@@ -397,8 +383,7 @@ impl Lfps {
         exact: &mut ExactScan,
         out: &mut Selection,
     ) {
-        let zones = self.zones(view.tokens());
-        let before = view.truncated(view.tokens() - 1);
+        let zones = self.zones(view.tokens() + 1);
         out.tokens.clear();
         out.effort = Effort::default();
         if proposal.surprising {
@@ -406,7 +391,6 @@ impl Lfps {
             out.effort.repaired = true;
             proposal.replace(&out.tokens);
             proposal.find(&head.strongest);
-            self.score_candidates(before, query, proposal);
             self.weigh(head, view, query, proposal);
         } else {
             if self.weigh(head, view, query, proposal) > MISJUDGED {
@@ -415,7 +399,6 @@ impl Lfps {
                 out.effort.repaired = true;
                 out.effort.key_bytes = proposal.candidates.len() * view.head_dim() * KvDtype::BYTES;
                 self.rank_and_collect(head, query, zones, proposal);
-                self.score_candidates(before, query, proposal);
                 self.weigh(head, view, query, proposal);
             }
             out.tokens.extend_from_slice(&proposal.likeliest);
@@ -436,7 +419,7 @@ impl Lfps {
         proposal: &mut Proposal,
         out: &mut Selection,
     ) {
-        let zones = self.zones(view.tokens());
+        let zones = self.zones(view.tokens() + 1);
         out.tokens.clear();
         out.effort = Effort { history_bytes: head.history.bytes(), ..Effort::default() };
         let candidates = &mut proposal.candidates;
@@ -446,7 +429,6 @@ impl Lfps {
             // For the next scan.
             proposal.find(&head.strongest);
         }
-        self.score_candidates(view.truncated(view.tokens() - 1), query, proposal);
         self.weigh(head, view, query, proposal);
         self.choose(proposal, out);
         self.remember(head, &proposal.candidates, &proposal.weights, zones, out);
@@ -469,25 +451,9 @@ impl Lfps {
         self.anchors.extend(number(zones.window)..number(view.tokens()));
     }
 
-    /// Scores sink, window and a proposal's candidates for the token after those in `view`.
-    fn score_candidates(
-        &mut self,
-        view: HeadBlocks<'_>,
-        query: &GroupQuery,
-        proposal: &mut Proposal,
-    ) {
-        self.list_always(view);
-        let Self { kernels, anchors, .. } = self;
-        let Proposal { candidates, scores, always, .. } = proposal;
-        *always = anchors.len();
-        scores.resize(*always + candidates.len() + 1);
-        score_tokens(*kernels, view, query, anchors, scores, 0);
-        score_tokens(*kernels, view, query, candidates, scores, *always);
-    }
-
-    /// Turns scores to weights, with that of the last token in `view`, to which the queries belong. Learns the normalisers, and
-    /// how much of them sink, window and the strongest tokens of the last step missed; returns by how much that has changed for
-    /// a head at most.
+    /// Weighs a proposal's candidates for the token after those in `view`: by their shares of what attention it pays to the tokens
+    /// before it, for its own key may not be there yet. Learns the normalisers, and how much of them sink, window and the
+    /// strongest tokens of the last step missed; returns by how much that has changed for a head at most.
     fn weigh(
         &mut self,
         head: &mut LfpsHead,
@@ -495,10 +461,13 @@ impl Lfps {
         query: &GroupQuery,
         proposal: &mut Proposal,
     ) -> f32 {
-        let Self { kernels, normalisers, .. } = self;
-        let Proposal { candidates, strongest, weights, scores, always, .. } = proposal;
-        let own = *always + candidates.len();
-        score_tokens(*kernels, view, query, &[number(view.tokens() - 1)], scores, own);
+        self.list_always(view);
+        let Self { kernels, anchors, normalisers, .. } = self;
+        let Proposal { candidates, strongest, weights, scores, .. } = proposal;
+        let always = anchors.len();
+        scores.resize(always + candidates.len());
+        score_tokens(*kernels, view, query, anchors, scores, 0);
+        score_tokens(*kernels, view, query, candidates, scores, always);
         weights.clear();
         weights.resize(candidates.len(), 0.0);
         normalisers.clear();
@@ -506,11 +475,10 @@ impl Lfps {
         for (row, gap) in head.gaps.iter_mut().enumerate() {
             let shares = scores.head_mut(row);
             let (max, sum) = kernels.exponentiate(shares);
-            let (of_always, of_candidates) = shares[..own].split_at(*always);
+            let (of_always, of_candidates) = shares.split_at(always);
             kernels.add_scaled(of_candidates, sum.recip(), weights);
             normalisers.push(max + sum.ln());
             let anchored = of_always.iter().sum::<f32>()
-                + shares[own]
                 + strongest.iter().map(|&at| of_candidates[at]).sum::<f32>();
             let found = (sum / anchored.max(f32::MIN_POSITIVE)).ln();
             largest_change = largest_change.max((found - *gap).abs());
@@ -559,7 +527,7 @@ impl Lfps {
         exact: &mut ExactScan,
         out: &mut Selection,
     ) {
-        let zones = self.zones(view.tokens());
+        let zones = self.zones(view.tokens() + 1);
         exact.select(view, query, zones, self.parameters.top_k, out);
         out.effort.repaired = true;
         let of_all = exact.weights();

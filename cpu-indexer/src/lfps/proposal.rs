@@ -33,10 +33,8 @@ pub(crate) struct Proposal {
     pub(super) surprising: bool,
     /// Whether expected queries proposed in vain.
     pub(super) misled: bool,
-    /// Scores of sink and window, then of the candidates, then of the token's own key.
+    /// Scores of sink and window, then of the candidates.
     pub(super) scores: Scores,
-    /// Columns of sink and window.
-    pub(super) always: usize,
     /// What proposing took.
     pub(super) effort: Effort,
 }
@@ -51,7 +49,7 @@ impl Proposal {
         top_k: usize,
     ) -> Self {
         Self {
-            scores: Scores::with_capacity(query.group(), always + most + 1),
+            scores: Scores::with_capacity(query.group(), always + most),
             queries: Vec::with_capacity(query.values().len()),
             candidates: Vec::with_capacity(most),
             strongest: Vec::with_capacity(super::ANCHORS),

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use candle_core::Tensor;
 use hindsight_protocol::arena::{Arena, TableError};
 use hindsight_protocol::geometry::KvDtype;
-use hindsight_protocol::profile::{Activity, Detail, Recorder};
+use hindsight_protocol::profile::{Activity, Detail, Moment, Recorder};
 use hindsight_protocol::records::{AttentionPolicy, Request, SelectedBlock};
 use hindsight_protocol::telemetry::WorkerCounters;
 
@@ -306,10 +306,13 @@ impl<'a> ArenaAttention<'a> {
         Ok(out)
     }
 
-    /// Tells the indexer one token's queries.
-    fn send_queries(&mut self, chunk: Chunk, q: &Tensor) -> Result<(), ArenaAttentionError> {
-        let since = self.recorder.now();
-        self.device.read_queries(q, 0..1, &mut self.queries)?;
+    /// Whether a token's queries are sent before its own key is there: an exact scan wants that, too.
+    fn asks_early(&self) -> bool {
+        self.plan.policy == AttentionPolicy::Lfps && self.device.reads_queries_early()
+    }
+
+    /// Asks the indexer by one token's queries, which have been read.
+    fn ask(&mut self, chunk: Chunk, since: Moment) -> Result<(), LinkError> {
         let query = self.queries.as_slice();
         let (sequence, layer, position) = (SEQUENCE, index(chunk.layer), chunk.start as u64);
         self.link.tell(&Request::Query { sequence, layer, position, query })?;
@@ -324,11 +327,16 @@ impl<'a> ArenaAttention<'a> {
         chunk: Chunk,
         q: &Tensor,
     ) -> Result<(Tensor, Duration), ArenaAttentionError> {
-        if !self.device.reads_queries_early() {
-            self.send_queries(chunk, q)?;
+        let (early, since) = (self.asks_early(), self.recorder.now());
+        if !early {
+            // A device that has computed queries has stored the key before.
+            self.device.read_queries(q, 0..1, &mut self.queries)?;
         }
         let (sequence, layer, position) = (SEQUENCE, index(chunk.layer), chunk.start as u64);
-        self.link.tell(&Request::Select { sequence, layer, position })?;
+        self.link.tell(&Request::Appended { sequence, layer, position, tokens: 1 })?;
+        if !early {
+            self.ask(chunk, since)?;
+        }
         let Self { link, recorder, device, .. } = self;
         let mut answers = Answers { chunk, link, recorder, waited: Duration::ZERO };
         let out = device.attend_selected(chunk, q, &mut answers)?;
@@ -393,8 +401,10 @@ impl Attention for ArenaAttention<'_> {
     }
 
     fn announce(&mut self, layer: usize, start: usize, q: &Tensor) -> AttentionResult<()> {
-        if self.asks(layer, start) && self.device.reads_queries_early() {
-            self.send_queries(Chunk { layer, start, tokens: 1 }, q)?;
+        if self.asks(layer, start) && self.asks_early() {
+            let since = self.recorder.now();
+            self.device.read_queries(q, 0..1, &mut self.queries)?;
+            self.ask(Chunk { layer, start, tokens: 1 }, since)?;
         }
         Ok(())
     }
