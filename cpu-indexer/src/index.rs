@@ -244,6 +244,9 @@ impl Index {
             let at_hand = &mut self.at_hand[kv_head];
             (at_hand.layer, at_hand.rehearsed) = (layer, tokens);
             self.query.load(queries, self.scale);
+            if let Some(next) = self.heads.get(at + 1) {
+                next.fetch();
+            }
             self.lfps.rehearse(&mut self.heads[at], view, &self.query, &mut at_hand.proposal);
         }
         useful

@@ -124,23 +124,23 @@ fn four_of<'a>(batch: &[&'a [u16]]) -> [&'a [u16]; ROWS] {
     [batch[0], batch[last.min(1)], batch[last.min(2)], batch[last]]
 }
 
-/// Asks the processor to fetch `words` into its second-level cache, which has more requests in flight than the first;
+/// Asks the processor to fetch `items` into its second-level cache, which has more requests in flight than the first;
 /// elsewhere than on x86-64 nothing.
 #[inline(always)]
-pub(crate) fn fetch(words: &[u16]) {
+pub(crate) fn fetch<T>(items: &[T]) {
     #[cfg(target_arch = "x86_64")]
-    prefetch(words);
+    prefetch(items);
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = words;
+    let _ = items;
 }
 
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
-fn prefetch(words: &[u16]) {
-    for first_of_line in words.iter().step_by(32) {
+fn prefetch<T>(items: &[T]) {
+    for offset in (0..size_of_val(items)).step_by(64) {
         use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
         // SAFETY: a prefetch has no effect on memory, and the address is that of a live slice.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(first_of_line).cast()) };
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(items.as_ptr().wrapping_byte_add(offset).cast()) };
     }
 }
 

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::proposal::Proposal;
+use crate::kernels::fetch;
 use crate::sketch::Ranking;
 
 /// Deviations are kept in steps of one sixteenth of a natural logarithm.
@@ -33,6 +34,12 @@ impl Deviations {
     /// Bytes read and written at a step.
     pub(super) const fn bytes(&self) -> usize {
         self.tokens.len() * (size_of::<u32>() + size_of::<i8>())
+    }
+
+    /// Asks for what the next step reads.
+    pub(super) fn fetch(&self) {
+        fetch(&self.tokens);
+        fetch(&self.steps);
     }
 
     /// Corrects the ranks of the remembered tokens by `persistence` times their deviations.

@@ -12,7 +12,7 @@ use hindsight_protocol::arena::HeadBlocks;
 use hindsight_protocol::geometry::KvDtype;
 
 use crate::exact::ExactScan;
-use crate::kernels::{GroupQuery, Kernels, Scores};
+use crate::kernels::{GroupQuery, Kernels, Scores, fetch};
 use crate::parameters::{IndexParameters, SketchUse};
 use crate::scan::{fetch_tokens, score_tokens};
 use crate::selection::{Effort, Selection, Zones, number};
@@ -76,6 +76,16 @@ impl LfpsHead {
             last_query: Vec::with_capacity(group * head_dim),
             queries: Vec::new(),
         }
+    }
+
+    /// Asks for what proposing reads besides keys and most codes.
+    pub(crate) fn fetch(&self) {
+        if let Some(sketch) = &self.sketch {
+            sketch.fetch();
+        }
+        self.deviations.fetch();
+        fetch(&self.strongest);
+        fetch(&self.gaps);
     }
 
     /// Bytes held besides fixed scratch memory.

@@ -11,7 +11,7 @@ mod words;
 use hindsight_protocol::arena::HeadBlocks;
 
 use crate::kernels::scalar::widen;
-use crate::kernels::{CODE_GROUP, Kernels, LANES};
+use crate::kernels::{CODE_GROUP, Kernels, LANES, fetch};
 pub use quantizer::EncodeScratch;
 use quantizer::Quantizer;
 pub use ranking::Ranking;
@@ -22,6 +22,9 @@ const SAMPLE: usize = 2048;
 const MOST_WORDS: usize = 2 * 64;
 /// Groups of keys are added in pairs, as kernels scan two at a time.
 const PADDED: usize = 2 * CODE_GROUP;
+
+/// Bytes of codes that are fetched before a scan; further on it fetches them itself.
+const FETCHED_CODES: usize = 4 << 10;
 
 /// Codes of all keys of one head, and what is needed to make and read them.
 ///
@@ -83,6 +86,12 @@ impl Sketch {
     #[must_use]
     pub const fn bytes(&self) -> usize {
         self.codes.len() + self.quantizer.bytes()
+    }
+
+    /// Asks for what the next scan begins with.
+    pub fn fetch(&self) {
+        self.quantizer.fetch();
+        fetch(&self.codes[..self.codes.len().min(FETCHED_CODES)]);
     }
 
     /// Codes keys in `view` that are not coded yet: at least those of the tokens before `needed`, and others as soon as

@@ -3,7 +3,7 @@
 use hindsight_protocol::geometry::KvDtype;
 
 use super::key_map::KeyMap;
-use crate::kernels::{CODE_WORDS, GroupQuery, Kernels, LANES, dot, lane_sums};
+use crate::kernels::{CODE_WORDS, GroupQuery, Kernels, LANES, dot, fetch, lane_sums};
 
 /// The memory that coding works in.
 #[derive(Debug, Clone, Default)]
@@ -69,6 +69,15 @@ impl Quantizer {
     /// Bytes read to make tables for a query.
     pub(super) const fn table_bytes(&self) -> usize {
         2 * (self.query_map.len() + self.words.len()) + 4 * (self.mean.len() + self.errors.len())
+    }
+
+    /// Asks for what a query's tables are made from.
+    pub(super) fn fetch(&self) {
+        fetch(&self.query_map);
+        fetch(&self.words);
+        fetch(&self.ends);
+        fetch(&self.errors);
+        fetch(&self.mean);
     }
 
     /// Bytes held.
