@@ -237,7 +237,9 @@ impl Indexer<'_> {
                 return self.select(Asked { sequence, layer, position }, query);
             }
         };
+        // Positions may come again, with other tokens.
         self.ahead.forget();
+        (self.answered.asked, self.stored) = (None, None);
         let slab_bytes =
             self.arena.geometry().token_bytes() * hindsight_protocol::arena::SLAB_TOKENS;
         match outcome {

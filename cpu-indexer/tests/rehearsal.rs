@@ -100,8 +100,7 @@ impl<'a> Worker<'a> {
             Request::Open { sequence, policy, top_k: TOP_K },
             Request::Reserve { sequence, tokens: PROMPT as u64 + 8 },
         ] {
-            self.tell(&request);
-            assert_eq!(self.reply(), None);
+            self.ask(&request);
         }
         arena.tables().read_slabs(sequence, &mut self.slabs).unwrap();
         (0..PROMPT).for_each(|position| self.store(position));
@@ -140,8 +139,19 @@ impl<'a> Worker<'a> {
             });
             assert!(sought && !other, "{passage} at {position}: {blocks:?}");
         }
+    }
+
+    /// Stores the token at `position`, and says so.
+    fn append(&mut self, position: usize) {
         self.store(position);
-        self.tell(&Request::Appended { sequence: 0, layer: 0, position: at, tokens: 1 });
+        let position = position as u64;
+        self.tell(&Request::Appended { sequence: 0, layer: 0, position, tokens: 1 });
+    }
+
+    /// Asks for something that is done when it is answered.
+    fn ask(&mut self, request: &Request<'_>) {
+        self.tell(request);
+        assert_eq!(self.reply(), None);
     }
 }
 
@@ -205,16 +215,29 @@ fn the_true_query_is_answered_whatever_was_expected_and_however_late() {
     worker.rehearse(PROMPT, 0);
     wait_until_idle(counters);
     worker.assert_selects(PROMPT, 0);
+    worker.append(PROMPT);
     assert_eq!((counters.rehearsed.get(), counters.misled.get()), (heads, 0));
     // Another than expected.
     worker.rehearse(PROMPT + 1, 0);
     worker.assert_selects(PROMPT + 1, 1);
+    worker.append(PROMPT + 1);
     assert_eq!((counters.rehearsed.get(), counters.misled.get()), (heads, heads));
     // Not expected at all, and expected at another step.
     worker.assert_selects(PROMPT + 2, 0);
+    worker.append(PROMPT + 2);
     worker.rehearse(PROMPT + 2, 0);
     worker.assert_selects(PROMPT + 3, 1);
+    worker.append(PROMPT + 3);
     assert_eq!((counters.rehearsed.get(), counters.misled.get()), (heads, heads));
+    // Each step has been looked back at once. So is one that comes again, whose key is there before its query, as a GPU's is.
+    let policy = AttentionPolicy::Lfps;
+    let last = PROMPT + 3;
+    worker.ask(&Request::Rewind { sequence: 0, policy, top_k: TOP_K, tokens: last as u64 });
+    assert_eq!(counters.audits.get(), 4);
+    worker.append(last);
+    worker.assert_selects(last, 0);
+    worker.ask(&Request::Reserve { sequence: 0, tokens: PROMPT as u64 + 8 });
+    assert_eq!(counters.audits.get(), 5);
 
     codec::write(launcher, &ToIndexer::<IndexParameters>::Shutdown).unwrap();
     indexer.join().unwrap().unwrap();
