@@ -38,6 +38,11 @@ def arguments():
     parser.add_argument("--longest-read", type=int, default=8000, help="deepest context that is read")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument(
+        "--plain-weights",
+        action="store_true",
+        help="llama.cpp with weights as the file has them, not laid out anew: virtual machines show AMX and may refuse it, of which it dies",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     return parser.parse_args()
 
@@ -164,7 +169,9 @@ def measure(options):
     llama_cpp.llama_log_set(QUIET := llama_cpp.llama_log_callback(lambda level, text, data: None), ctypes.c_void_p())
     hindsight = Hindsight(options)
     path = hindsight.model()
-    model = llama_cpp.llama_model_load_from_file(str(path).encode(), llama_cpp.llama_model_default_params())
+    parameters = llama_cpp.llama_model_default_params()
+    parameters.use_extra_bufts = not options.plain_weights
+    model = llama_cpp.llama_model_load_from_file(str(path).encode(), parameters)
     rivals = {name: Llama(llama_cpp, model, options, flash) for name, flash in [("off", False), ("on", True)]}
     decoded, read = {}, {}
     for turn in range(options.turns):
