@@ -88,7 +88,6 @@ fn start(control: &mut UnixStream, arena: OwnedFd) -> Result<(), Failure> {
         scratch: Scratch::default(),
         ahead: Ahead::default(),
         answered: Answered::default(),
-        stored: None,
         audit: AuditTurn::default(),
         shares_core,
         recorder: Recorder::new(profile.as_deref())
@@ -169,8 +168,6 @@ struct Indexer<'a> {
     scratch: Scratch,
     ahead: Ahead,
     answered: Answered,
-    /// The last token whose own key and value were announced, and where.
-    stored: Option<Asked>,
     audit: AuditTurn,
     shares_core: bool,
     recorder: Recorder,
@@ -205,8 +202,9 @@ impl Indexer<'_> {
         let last_layer = self.arena.geometry().layers - 1;
         let in_step = match request {
             Request::Rehearse { .. } => true,
-            Request::Query { layer, .. } => *layer < last_layer,
-            Request::Appended { layer, tokens: 1, .. } => *layer < last_layer,
+            Request::Query { layer, .. } | Request::Appended { layer, tokens: 1, .. } => {
+                *layer < last_layer
+            }
             _ => false,
         };
         if self.shares_core && !in_step { SHARING } else { Patience::default() }
@@ -239,7 +237,7 @@ impl Indexer<'_> {
         };
         // Positions may come again, with other tokens.
         self.ahead.forget();
-        (self.answered.asked, self.stored) = (None, None);
+        self.answered.asked = None;
         let slab_bytes =
             self.arena.geometry().token_bytes() * hindsight_protocol::arena::SLAB_TOKENS;
         match outcome {
@@ -372,19 +370,15 @@ impl Indexer<'_> {
         self.answered.asked = Some(asked);
         self.answered.query.clear();
         self.answered.query.extend_from_slice(query);
-        if self.stored == Some(asked) {
-            self.look_back(asked).map_err(rejected)?;
-        }
         Ok(())
     }
 
-    /// Takes note of the key and value of a decode step's token.
+    /// Takes note of the key and value of a single token: that of the query answered last, in a decode step.
     fn store_own(&mut self, asked: Asked) -> Result<(), StoreError> {
         let Asked { sequence, layer, position } = asked;
         let mut state = self.store.layer(sequence, layer, position.saturating_add(1))?;
         let tokens = state.tokens;
         append(&mut state, tokens - 1);
-        self.stored = Some(asked);
         if self.answered.asked == Some(asked) { self.look_back(asked) } else { Ok(()) }
     }
 

@@ -229,13 +229,14 @@ fn the_true_query_is_answered_whatever_was_expected_and_however_late() {
     worker.assert_selects(PROMPT + 3, 1);
     worker.append(PROMPT + 3);
     assert_eq!((counters.rehearsed.get(), counters.misled.get()), (heads, heads));
-    // Each step has been looked back at once. So is one that comes again, whose key is there before its query, as a GPU's is.
+    // Each step has been looked back at once. A position that comes again, as a prompt's last token, is none.
     let policy = AttentionPolicy::Lfps;
     let last = PROMPT + 3;
     worker.ask(&Request::Rewind { sequence: 0, policy, top_k: TOP_K, tokens: last as u64 });
     assert_eq!(counters.audits.get(), 4);
     worker.append(last);
-    worker.assert_selects(last, 0);
+    worker.assert_selects(last + 1, 0);
+    worker.append(last + 1);
     worker.ask(&Request::Reserve { sequence: 0, tokens: PROMPT as u64 + 8 });
     assert_eq!(counters.audits.get(), 5);
 

@@ -132,7 +132,8 @@ pub enum Request<'a> {
         /// The sequence.
         sequence: u32,
     },
-    /// Keys and values are in the arena, for one layer: of prompt tokens, or of a decode step's token. Not answered.
+    /// Keys and values are in the arena, for one layer: of prompt tokens, or of a decode step's token, after its
+    /// [`Request::Query`]. Not answered.
     Appended {
         /// The sequence.
         sequence: u32,

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use candle_core::Tensor;
 use hindsight_protocol::arena::{Arena, TableError};
 use hindsight_protocol::geometry::KvDtype;
-use hindsight_protocol::profile::{Activity, Detail, Moment, Recorder};
+use hindsight_protocol::profile::{Activity, Detail, Recorder};
 use hindsight_protocol::records::{AttentionPolicy, Request, SelectedBlock};
 use hindsight_protocol::telemetry::WorkerCounters;
 
@@ -311,8 +311,10 @@ impl<'a> ArenaAttention<'a> {
         self.plan.policy == AttentionPolicy::Lfps && self.device.reads_queries_early()
     }
 
-    /// Asks the indexer by one token's queries, which have been read.
-    fn ask(&mut self, chunk: Chunk, since: Moment) -> Result<(), LinkError> {
+    /// Asks the indexer by one token's queries.
+    fn send_queries(&mut self, chunk: Chunk, q: &Tensor) -> Result<(), ArenaAttentionError> {
+        let since = self.recorder.now();
+        self.device.read_queries(q, 0..1, &mut self.queries)?;
         let query = self.queries.as_slice();
         let (sequence, layer, position) = (SEQUENCE, index(chunk.layer), chunk.start as u64);
         self.link.tell(&Request::Query { sequence, layer, position, query })?;
@@ -327,16 +329,11 @@ impl<'a> ArenaAttention<'a> {
         chunk: Chunk,
         q: &Tensor,
     ) -> Result<(Tensor, Duration), ArenaAttentionError> {
-        let (early, since) = (self.asks_early(), self.recorder.now());
-        if !early {
-            // A device that has computed queries has stored the key before.
-            self.device.read_queries(q, 0..1, &mut self.queries)?;
+        if !self.asks_early() {
+            self.send_queries(chunk, q)?;
         }
         let (sequence, layer, position) = (SEQUENCE, index(chunk.layer), chunk.start as u64);
         self.link.tell(&Request::Appended { sequence, layer, position, tokens: 1 })?;
-        if !early {
-            self.ask(chunk, since)?;
-        }
         let Self { link, recorder, device, .. } = self;
         let mut answers = Answers { chunk, link, recorder, waited: Duration::ZERO };
         let out = device.attend_selected(chunk, q, &mut answers)?;
@@ -402,9 +399,7 @@ impl Attention for ArenaAttention<'_> {
 
     fn announce(&mut self, layer: usize, start: usize, q: &Tensor) -> AttentionResult<()> {
         if self.asks(layer, start) && self.asks_early() {
-            let since = self.recorder.now();
-            self.device.read_queries(q, 0..1, &mut self.queries)?;
-            self.ask(Chunk { layer, start, tokens: 1 }, since)?;
+            self.send_queries(Chunk { layer, start, tokens: 1 }, q)?;
         }
         Ok(())
     }
