@@ -4,14 +4,8 @@ use hindsight_protocol::arena::HeadBlocks;
 
 use crate::kernels::{GroupQuery, Kernels, Scores, fetch};
 
-/// Keys that are handed to the kernels at once.
-const BATCH: usize = 16;
-/// Keys of a text that lie between those that are scored and those that are fetched meanwhile.
-const DISTANCE: usize = 32;
-
-/// Keys here and there that are fetched before the first of them is scored: finding the page of one takes as long as
-/// scoring dozens.
-const SCATTERED: usize = 128;
+/// Keys that are handed to the kernels at once, while as many are fetched.
+const BATCH: usize = 64;
 
 /// Keys of some tokens, where they lie.
 type Rows<'a> = [&'a [u16]; BATCH];
@@ -24,12 +18,49 @@ pub(crate) fn score_all(
     scores: &mut Scores,
 ) {
     scores.resize(view.tokens());
-    let (mut rows, mut ahead): (Rows<'_>, Rows<'_>) = ([&[]; BATCH], [&[]; BATCH]);
-    for column in (0..view.tokens()).step_by(BATCH) {
-        let count = run(view, column, &mut rows);
-        let fetched = run(view, column + DISTANCE, &mut ahead);
-        let (rows, ahead) = (&rows[..count], &ahead[..fetched]);
-        kernels.score_rows(view.dtype(), query, rows, ahead, scores, column);
+    let mut token = 0;
+    score_batches(kernels, view, query, scores, 0, |rows| {
+        let count = run(view, token, rows);
+        token += count;
+        count
+    });
+}
+
+/// Scores the keys of `tokens`; column `first + i` of `scores`, which has to be there, is `tokens[i]`.
+pub(crate) fn score_tokens(
+    kernels: Kernels,
+    view: HeadBlocks<'_>,
+    query: &GroupQuery,
+    tokens: &[u32],
+    scores: &mut Scores,
+    first: usize,
+) {
+    let mut batches = tokens.chunks(BATCH);
+    score_batches(kernels, view, query, scores, first, |rows| {
+        find(view, batches.next().unwrap_or_default(), rows)
+    });
+}
+
+/// Scores keys of `view` batch by batch, into the columns from `column` on: those that `next` finds, and says how many they are.
+fn score_batches<'a>(
+    kernels: Kernels,
+    view: HeadBlocks<'a>,
+    query: &GroupQuery,
+    scores: &mut Scores,
+    mut column: usize,
+    mut next: impl FnMut(&mut Rows<'a>) -> usize,
+) {
+    let mut batches: [Rows<'_>; 2] = [[&[]; BATCH]; 2];
+    let [rows, ahead] = &mut batches;
+    let (mut rows, mut ahead) = (rows, ahead);
+    let mut count = next(rows);
+    rows[..count].iter().for_each(|key| fetch(key));
+    while count > 0 {
+        let fetched = next(ahead);
+        kernels.score_rows(view.dtype(), query, &rows[..count], &ahead[..fetched], scores, column);
+        column += count;
+        std::mem::swap(&mut rows, &mut ahead);
+        count = fetched;
     }
 }
 
@@ -50,28 +81,12 @@ fn run<'a>(view: HeadBlocks<'a>, first: usize, rows: &mut Rows<'a>) -> usize {
     count
 }
 
-/// Scores the keys of `tokens`; column `first + i` of `scores`, which has to be there, is `tokens[i]`.
-pub(crate) fn score_tokens(
-    kernels: Kernels,
-    view: HeadBlocks<'_>,
-    query: &GroupQuery,
-    tokens: &[u32],
-    scores: &mut Scores,
-    first: usize,
-) {
-    let mut found = tokens.iter().map(|&token| {
-        let key = view.key(token as usize);
-        fetch(key);
-        key
-    });
-    let mut keys: [&[u16]; SCATTERED] = [&[]; SCATTERED];
-    keys.iter_mut().zip(&mut found).for_each(|(slot, key)| *slot = key);
-    for column in (0..tokens.len()).step_by(BATCH) {
-        let count = BATCH.min(tokens.len() - column);
-        let batch = &mut keys[column % SCATTERED..][..BATCH];
-        kernels.score_rows(view.dtype(), query, &batch[..count], &[], scores, first + column);
-        batch.iter_mut().zip(&mut found).for_each(|(slot, key)| *slot = key);
+/// Finds the keys of `tokens`, at most a batch, and returns their number.
+fn find<'a>(view: HeadBlocks<'a>, tokens: &[u32], rows: &mut Rows<'a>) -> usize {
+    for (row, &token) in rows.iter_mut().zip(tokens) {
+        *row = view.key(token as usize);
     }
+    tokens.len()
 }
 
 /// Asks for the keys of `tokens`, which will be scored soon.

@@ -10,7 +10,7 @@ use std::arch::x86_64::*;
 use hindsight_protocol::geometry::KvDtype;
 
 use super::codes::{self, Bytes};
-use super::{CODE_WORDS, GroupQuery, ROWS, dense, four_of, prefetch, scalar};
+use super::{CODE_WORDS, GroupQuery, ROWS, dense, fetch, four_of, scalar};
 
 /// Heads that are scored together at most: with [`ROWS`] rows their sums fill three quarters of the registers.
 const HEADS: usize = 3;
@@ -45,7 +45,7 @@ fn score_format<const F16: bool>(
     let mut ahead = ahead.chunks(ROWS);
     for (batch, column) in rows.chunks(ROWS).zip((0..).step_by(ROWS)) {
         for row in ahead.next().unwrap_or_default() {
-            prefetch(row);
+            fetch(row);
         }
         let four = four_of(batch);
         for first in (0..group).step_by(together) {
@@ -354,7 +354,7 @@ pub(super) fn read(words: &[u16], ahead: &[u16]) -> u64 {
     let mut sums = [_mm256_setzero_si256(); 2];
     let mut fetched = ahead.chunks(32);
     for part in words.chunks_exact(32) {
-        prefetch(fetched.next().unwrap_or(&[]));
+        fetch(fetched.next().unwrap_or(&[]));
         for half in 0..2 {
             // SAFETY: the part has two vectors of 16 words.
             let vector = unsafe { _mm256_loadu_si256(part.as_ptr().add(16 * half).cast()) };

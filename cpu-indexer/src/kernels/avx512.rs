@@ -10,13 +10,22 @@
 
 use std::arch::x86_64::*;
 
+use half::bf16;
 use hindsight_protocol::geometry::KvDtype;
 
 use super::codes::{self, Bytes};
-use super::{CODE_WORDS, GroupQuery, ROWS, dense, four_of, prefetch, scalar};
+use super::{CODE_WORDS, GroupQuery, ROWS, dense, fetch, fetch_far, fetch_near, four_of, scalar};
 
 /// Heads that are scored together: with [`ROWS`] rows they fill half of the registers with sums.
 const HEADS: usize = 4;
+/// Elements of a cache line.
+const LINE: usize = 32;
+/// Batches of rows between the one that is scored and the one that is brought to the first-level cache meanwhile. That
+/// also repeats requests that were dropped when they were made first, as processors do when they have too many.
+const NEAR: usize = 4;
+
+/// Sums of products for each of some heads with each of [`ROWS`] keys.
+type Sums = [__m512; HEADS * ROWS];
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
 pub(super) fn score_rows(
@@ -27,99 +36,169 @@ pub(super) fn score_rows(
     out: &mut [f32],
     stride: usize,
 ) {
-    let mut ahead = ahead.chunks(ROWS);
-    for (batch, column) in rows.chunks(ROWS).zip((0..).step_by(ROWS)) {
-        let four = four_of(batch);
-        // Once there is nothing to fetch, asking for what is being read anyway costs next to nothing.
-        let mut next = four_of(ahead.next().unwrap_or(batch));
-        for first in (0..query.group()).step_by(HEADS) {
-            let heads = HEADS.min(query.group() - first);
-            let sums = match (dtype, heads) {
-                (KvDtype::F16, 1) => widened::<1>(query, first, four, next),
-                (KvDtype::F16, 2) => widened::<2>(query, first, four, next),
-                (KvDtype::F16, 3) => widened::<3>(query, first, four, next),
-                (KvDtype::F16, _) => widened::<4>(query, first, four, next),
-                (KvDtype::Bf16, 1) => paired::<1>(query, first, four, next),
-                (KvDtype::Bf16, 2) => paired::<2>(query, first, four, next),
-                (KvDtype::Bf16, 3) => paired::<3>(query, first, four, next),
-                (KvDtype::Bf16, _) => paired::<4>(query, first, four, next),
-            };
-            next = four;
-            for head in 0..heads {
-                out[(first + head) * stride + column..][..batch.len()]
-                    .copy_from_slice(&sums[head * ROWS..][..batch.len()]);
-            }
+    let mut ahead = ahead;
+    for first in (0..query.group()).step_by(HEADS) {
+        let out = &mut out[first * stride..];
+        match (dtype, query.group() - first) {
+            (KvDtype::F16, 1) => score::<true, 1>(query, first, rows, ahead, out, stride),
+            (KvDtype::F16, 2) => score::<true, 2>(query, first, rows, ahead, out, stride),
+            (KvDtype::F16, 3) => score::<true, 3>(query, first, rows, ahead, out, stride),
+            (KvDtype::F16, _) => score::<true, 4>(query, first, rows, ahead, out, stride),
+            (KvDtype::Bf16, 1) => score::<false, 1>(query, first, rows, ahead, out, stride),
+            (KvDtype::Bf16, 2) => score::<false, 2>(query, first, rows, ahead, out, stride),
+            (KvDtype::Bf16, 3) => score::<false, 3>(query, first, rows, ahead, out, stride),
+            (KvDtype::Bf16, _) => score::<false, 4>(query, first, rows, ahead, out, stride),
         }
+        ahead = &[];
     }
 }
 
-/// Scores of [`ROWS`] half-precision keys for `H` heads, [H, ROWS], by widening each key to single precision.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-fn widened<const H: usize>(
-    query: &GroupQuery,
-    first: usize,
-    rows: [&[u16]; ROWS],
-    ahead: [&[u16]; ROWS],
-) -> [f32; HEADS * ROWS] {
-    let dim = query.head_dim();
-    let values = &query.values()[first * dim..][..H * dim];
-    let mut sums = [_mm512_setzero_ps(); HEADS * ROWS];
-    for at in (0..dim).step_by(16) {
-        let mut keys = [_mm512_setzero_ps(); ROWS];
-        for row in 0..ROWS {
-            if at % 32 == 0 {
-                prefetch(&ahead[row][at..at + 16]);
-            }
-            // SAFETY: the dimension is a multiple of 16 and each row has that many elements, so 16 lie behind `at`.
-            let halves = unsafe { _mm256_loadu_si256(rows[row].as_ptr().add(at).cast()) };
-            keys[row] = _mm512_cvtph_ps(halves);
-        }
-        for head in 0..H {
-            // SAFETY: as above, for the query's elements.
-            let part = unsafe { _mm512_loadu_ps(values.as_ptr().add(head * dim + at)) };
-            for row in 0..ROWS {
-                let sum = &mut sums[head * ROWS + row];
-                *sum = _mm512_fmadd_ps(part, keys[row], *sum);
-            }
-        }
-    }
-    reduce(sums)
-}
-
-/// Scores of [`ROWS`] bfloat16 keys for `H` heads, [H, ROWS], by the dot product of pairs.
+/// Scores half-precision keys if `F16`, else bfloat16 keys, for `H` heads from `first` on, into rows of `out` that are `stride`
+/// apart.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
-fn paired<const H: usize>(
+fn score<const F16: bool, const H: usize>(
     query: &GroupQuery,
     first: usize,
-    rows: [&[u16]; ROWS],
-    ahead: [&[u16]; ROWS],
-) -> [f32; HEADS * ROWS] {
-    let dim = query.head_dim();
-    let rounded = &query.rounded()[first * dim..][..H * dim];
-    let mut sums = [_mm512_setzero_ps(); HEADS * ROWS];
-    for at in (0..dim).step_by(32) {
-        let mask: __mmask32 = if dim - at >= 32 { u32::MAX } else { 0xffff };
-        let mut keys = [_mm512_setzero_si512(); ROWS];
-        for row in 0..ROWS {
-            prefetch(&ahead[row][at..at + 16]);
-            // SAFETY: the mask leaves out what lies behind the row's end.
-            keys[row] =
-                unsafe { _mm512_maskz_loadu_epi16(mask, rows[row].as_ptr().add(at).cast()) };
-        }
+    rows: &[&[u16]],
+    ahead: &[&[u16]],
+    out: &mut [f32],
+    stride: usize,
+) {
+    let (batches, rest) = rows.as_chunks::<ROWS>();
+    let (ahead, _) = ahead.as_chunks::<ROWS>();
+    assert!(out.len() >= (H - 1) * stride + rows.len());
+    for (number, batch) in batches.iter().enumerate() {
+        // Once there is nothing to fetch, asking for what is being read anyway costs next to nothing.
+        let near = batches.get(number + NEAR).unwrap_or(batch);
+        let sums = sums::<F16, H>(query, first, batch, near, ahead.get(number).unwrap_or(batch));
+        // SAFETY: each of the `H` rows has a column for each of `rows`, as was checked.
+        unsafe { store::<H>(sums, out.as_mut_ptr().add(number * ROWS), stride) };
+    }
+    if !rest.is_empty() {
+        let batch = four_of(rest);
+        let mut scores = [[0.0; ROWS]; H];
+        let sums = sums::<F16, H>(query, first, &batch, &batch, &batch);
+        // SAFETY: there are `H` rows of `ROWS` columns.
+        unsafe { store::<H>(sums, scores.as_mut_ptr().cast(), ROWS) };
         for head in 0..H {
-            // SAFETY: as above, for the query's elements.
-            let part = unsafe {
-                _mm512_maskz_loadu_epi16(mask, rounded.as_ptr().add(head * dim + at).cast())
-            };
-            for row in 0..ROWS {
-                let sum = &mut sums[head * ROWS + row];
-                *sum = _mm512_dpbf16_ps(*sum, as_bf16(part), as_bf16(keys[row]));
+            out[head * stride + rows.len() - rest.len()..][..rest.len()]
+                .copy_from_slice(&scores[head][..rest.len()]);
+        }
+    }
+}
+
+/// The products of [`ROWS`] keys with the queries of `H` heads from `first` on, each summed over the lanes of a vector.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
+fn sums<const F16: bool, const H: usize>(
+    query: &GroupQuery,
+    first: usize,
+    rows: &[&[u16]; ROWS],
+    near: &[&[u16]; ROWS],
+    ahead: &[&[u16]; ROWS],
+) -> Sums {
+    let dim = query.head_dim();
+    let elements = first * dim..(first + H) * dim;
+    let (values, rounded) =
+        (query.values()[elements.clone()].as_ptr(), query.rounded()[elements].as_ptr());
+    let (rows, near, ahead) = (pointers(rows), pointers(near), pointers(ahead));
+    let mut sums = [_mm512_setzero_ps(); HEADS * ROWS];
+    let whole = dim - dim % LINE;
+    for at in (0..whole).step_by(LINE) {
+        for row in 0..ROWS {
+            fetch_near(near[row].wrapping_add(at));
+            fetch_far(ahead[row].wrapping_add(at));
+        }
+        // SAFETY: queries have `dim` elements, rows too, as `Kernels::score_rows` has checked: at least `LINE` from `at` on.
+        unsafe {
+            if F16 {
+                add_widened::<H>(&mut sums, rows, values, dim, at);
+                add_widened::<H>(&mut sums, rows, values, dim, at + LINE / 2);
+            } else {
+                add_pairs::<H>(&mut sums, rows, rounded, dim, at, u32::MAX);
             }
         }
     }
-    reduce(sums)
+    if whole < dim {
+        // SAFETY: as above; the dimension is a multiple of 16, so there are 16 elements from `whole` on.
+        unsafe {
+            if F16 {
+                add_widened::<H>(&mut sums, rows, values, dim, whole);
+            } else {
+                add_pairs::<H>(&mut sums, rows, rounded, dim, whole, 0xffff);
+            }
+        }
+    }
+    sums
+}
+
+/// Where rows begin.
+#[inline(always)]
+fn pointers(rows: &[&[u16]; ROWS]) -> [*const u16; ROWS] {
+    let mut pointers = [std::ptr::null(); ROWS];
+    for row in 0..ROWS {
+        pointers[row] = rows[row].as_ptr();
+    }
+    pointers
+}
+
+/// Adds the products of 16 elements of `rows` and of `H` queries of `dim` elements from `at` on.
+///
+/// # Safety
+/// They must be readable.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn add_widened<const H: usize>(
+    sums: &mut Sums,
+    rows: [*const u16; ROWS],
+    queries: *const f32,
+    dim: usize,
+    at: usize,
+) {
+    let mut keys = [_mm512_setzero_ps(); ROWS];
+    for row in 0..ROWS {
+        // SAFETY: as the caller promises.
+        keys[row] = unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(rows[row].add(at).cast())) };
+    }
+    for head in 0..H {
+        // SAFETY: as the caller promises.
+        let part = unsafe { _mm512_loadu_ps(queries.add(head * dim + at)) };
+        for row in 0..ROWS {
+            let sum = &mut sums[head * ROWS + row];
+            *sum = _mm512_fmadd_ps(part, keys[row], *sum);
+        }
+    }
+}
+
+/// Adds the products of those of the [`LINE`] elements of `rows` and of `H` queries of `dim` elements from `at` on that are in
+/// `mask`.
+///
+/// # Safety
+/// They must be readable.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+unsafe fn add_pairs<const H: usize>(
+    sums: &mut Sums,
+    rows: [*const u16; ROWS],
+    queries: *const bf16,
+    dim: usize,
+    at: usize,
+    mask: __mmask32,
+) {
+    let mut keys = [_mm512_setzero_si512(); ROWS];
+    for row in 0..ROWS {
+        // SAFETY: as the caller promises.
+        keys[row] = unsafe { _mm512_maskz_loadu_epi16(mask, rows[row].add(at).cast()) };
+    }
+    for head in 0..H {
+        // SAFETY: as the caller promises.
+        let part = unsafe { _mm512_maskz_loadu_epi16(mask, queries.add(head * dim + at).cast()) };
+        for row in 0..ROWS {
+            let sum = &mut sums[head * ROWS + row];
+            *sum = _mm512_dpbf16_ps(*sum, as_bf16(part), as_bf16(keys[row]));
+        }
+    }
 }
 
 #[inline]
@@ -128,10 +207,13 @@ fn as_bf16(words: __m512i) -> __m512bh {
     unsafe { std::mem::transmute(words) }
 }
 
-/// The sums over the lanes of each of sixteen vectors.
+/// Adds the lanes of each sum, and writes those of `H` heads to rows that are `stride` apart.
+///
+/// # Safety
+/// [`ROWS`] floats must be writable in each row.
 #[inline]
 #[target_feature(enable = "avx512f,avx512dq")]
-fn reduce(sums: [__m512; 16]) -> [f32; 16] {
+unsafe fn store<const H: usize>(sums: Sums, out: *mut f32, stride: usize) {
     // Four vectors become one, of whose 128-bit lanes each holds the four partial sums of one of them.
     let mut quarters = [_mm512_setzero_ps(); 4];
     for at in 0..4 {
@@ -144,10 +226,20 @@ fn reduce(sums: [__m512; 16]) -> [f32; 16] {
     // Within each 128-bit lane `i`: the sums of vectors i, 4 + i, 8 + i, 12 + i.
     let mixed = pairs(pairs(quarters[0], quarters[1]), pairs(quarters[2], quarters[3]));
     let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-    let mut out = [0.0; 16];
-    // SAFETY: `out` has room for 16 floats.
-    unsafe { _mm512_storeu_ps(out.as_mut_ptr(), _mm512_permutexvar_ps(order, mixed)) };
-    out
+    let of_heads = _mm512_permutexvar_ps(order, mixed);
+    // SAFETY: as the caller promises.
+    unsafe {
+        _mm_storeu_ps(out, _mm512_castps512_ps128(of_heads));
+        if H > 1 {
+            _mm_storeu_ps(out.add(stride), _mm512_extractf32x4_ps::<1>(of_heads));
+        }
+        if H > 2 {
+            _mm_storeu_ps(out.add(2 * stride), _mm512_extractf32x4_ps::<2>(of_heads));
+        }
+        if H > 3 {
+            _mm_storeu_ps(out.add(3 * stride), _mm512_extractf32x4_ps::<3>(of_heads));
+        }
+    }
 }
 
 /// The sum of the lower and upper half of `a`, then that of `b`.
@@ -425,7 +517,7 @@ pub(super) fn read(words: &[u16], ahead: &[u16]) -> u64 {
     let mut fetched = ahead.chunks(WORDS);
     for part in parts.by_ref() {
         for at in 0..VECTORS {
-            prefetch(fetched.next().unwrap_or(&[]));
+            fetch(fetched.next().unwrap_or(&[]));
             // SAFETY: the part has `VECTORS` vectors.
             let vector = unsafe { _mm512_loadu_si512(part.as_ptr().add(WORDS * at).cast()) };
             sums[at] = _mm512_add_epi64(sums[at], vector);

@@ -37,7 +37,7 @@ impl Kernels {
         column: usize,
     ) {
         assert!(column + rows.len() <= scores.len() && query.group() == scores.group());
-        assert!(rows.iter().chain(ahead).all(|row| row.len() == query.head_dim()));
+        assert!(rows.iter().all(|row| row.len() == query.head_dim()));
         assert!(query.head_dim().is_multiple_of(16));
         let stride = scores.stride();
         let out = &mut scores.values_mut()[column..];

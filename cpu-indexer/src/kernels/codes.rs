@@ -5,7 +5,7 @@
     reason = "loops over registers read as what they compile to"
 )]
 
-use super::{CODE_GROUP, CODE_WORDS, prefetch_line, scalar};
+use super::{CODE_GROUP, CODE_WORDS, fetch_near, scalar};
 
 /// Heads whose tables are looked up together: as many as the registers have room for.
 const HEADS: usize = 4;
@@ -85,7 +85,7 @@ pub(super) fn scan<S: Bytes>(
     let mut ranks = ranks.chunks_exact_mut(keys);
     for (codes, ranks) in codes.by_ref().zip(ranks.by_ref()) {
         for line in ahead.next().unwrap_or(&[]).chunks(64) {
-            prefetch_line(line);
+            fetch_near(line.as_ptr());
         }
         for first in (0..best.len()).step_by(HEADS) {
             let tables = &tables[first * subspaces..];

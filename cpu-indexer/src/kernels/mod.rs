@@ -129,26 +129,27 @@ fn four_of<'a>(batch: &[&'a [u16]]) -> [&'a [u16]; ROWS] {
 #[inline(always)]
 pub(crate) fn fetch<T>(items: &[T]) {
     #[cfg(target_arch = "x86_64")]
-    prefetch(items);
+    for offset in (0..size_of_val(items)).step_by(64) {
+        fetch_far(items.as_ptr().wrapping_byte_add(offset));
+    }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = items;
 }
 
+/// Asks the processor to fetch the cache line at an address, whatever it is, into its second-level cache.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
-fn prefetch<T>(items: &[T]) {
-    for offset in (0..size_of_val(items)).step_by(64) {
-        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-        // SAFETY: a prefetch has no effect on memory, and the address is that of a live slice.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(items.as_ptr().wrapping_byte_add(offset).cast()) };
-    }
+fn fetch_far<T>(line: *const T) {
+    use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+    // SAFETY: a prefetch has no effect on memory.
+    unsafe { _mm_prefetch::<_MM_HINT_T1>(line.cast()) };
 }
 
-/// Asks the processor to fetch the cache line in which `bytes` begin into its first-level cache.
+/// Asks the processor to fetch the cache line at an address, whatever it is, into its first-level cache.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
-fn prefetch_line(bytes: &[u8]) {
+fn fetch_near<T>(line: *const T) {
     use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-    // SAFETY: as for `prefetch`.
-    unsafe { _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().cast()) };
+    // SAFETY: a prefetch has no effect on memory.
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) };
 }
