@@ -122,7 +122,6 @@ pub(crate) struct Lfps {
     normalisers: Vec<f32>,
     ranking: Ranking,
     set: Bitmap,
-    reaching: Vec<u32>,
     scores: Scores,
     weights: Vec<f32>,
     narrowed: Vec<f32>,
@@ -146,7 +145,6 @@ impl Lfps {
             ranking: Ranking::new(max_tokens),
             set: Bitmap::new(max_tokens),
             most,
-            reaching: Vec::with_capacity(max_tokens),
             scores: Scores::with_capacity(group, anchors),
             weights: Vec::with_capacity(most),
             narrowed: Vec::with_capacity(most),
@@ -346,7 +344,7 @@ impl Lfps {
         zones: Zones,
         proposal: &mut Proposal,
     ) {
-        let Self { kernels, parameters, ranking, reaching, .. } = self;
+        let Self { kernels, parameters, ranking, .. } = self;
         let sketch = head.sketch.as_ref().expect("codes have been learnt");
         let (middle, top_k) = (zones.middle(), parameters.top_k);
         proposal.effort.sketch_bytes += sketch.scan_bytes();
@@ -375,8 +373,7 @@ impl Lfps {
         proposal.candidates.truncate(most + ANCHORS);
         proposal.likeliest.clear();
         if proposal.candidates.len() < top_k {
-            let likeliest = &mut proposal.likeliest;
-            fill(*kernels, ranks, cut, middle.start, top_k, reaching, likeliest);
+            fill(*kernels, ranks, cut, middle.start, top_k, &mut proposal.likeliest);
         }
         proposal.find(&head.strongest);
         head.deviations.undo(ranking);
