@@ -111,6 +111,55 @@ fn decode(criterion: &mut Criterion) {
     }
 }
 
+/// Blocks of a head that a selection names.
+const SELECTED: usize = 112;
+
+/// `SELECTED` blocks of a head of `blocks`, ascending: others for every `turn`, so that none is left in a cache.
+fn selected(turn: usize, blocks: usize) -> [usize; SELECTED] {
+    let share = blocks / SELECTED;
+    std::array::from_fn(|at| {
+        at * share + (turn * SELECTED + at).wrapping_mul(2_654_435_761) % share
+    })
+}
+
+fn decode_selected(criterion: &mut Criterion) {
+    const TOKENS: usize = 32 * 1024;
+    for (head_dim, group) in HEADS {
+        let head_bytes = 4 * TOKENS * head_dim;
+        let arena = Arena::new(2 * ARENA_BYTES / head_bytes, TOKENS, head_dim);
+        let block = 2 * BLOCK_TOKENS * head_dim;
+        let queries = queries(group * head_dim);
+        let (mut out, mut lse) = (vec![0.0; group * head_dim], vec![0.0; group]);
+        let mut scratch = DecodeScratch::default();
+
+        let name =
+            format!("decode {head_dim}x{group}, {SELECTED} of {} blocks", TOKENS / BLOCK_TOKENS);
+        let mut bench = criterion.benchmark_group(name);
+        bench.throughput(Throughput::Bytes((SELECTED * 2 * block) as u64));
+        let mut heads = arena.heads().enumerate();
+        let mut next_blocks = || {
+            let (turn, head) = heads.next().expect("heads go round and round");
+            selected(turn, head.len() / block).map(|at| &head[at * block..][..block])
+        };
+        bench.bench_function("read", |bencher| {
+            bencher.iter(|| next_blocks().into_iter().map(read).sum::<u64>());
+        });
+        let shape = AttentionShape::new(head_dim, group, KvDtype::F16).expect("a usual shape");
+        for attention in attentions(shape) {
+            bench.bench_function(attention.isa().to_string(), |bencher| {
+                bencher.iter(|| {
+                    let blocks = next_blocks().map(|block| {
+                        let (keys, values) = block.split_at(block.len() / 2);
+                        Block { keys, values }
+                    });
+                    attention.decode(&queries, blocks, &mut out, &mut lse, &mut scratch);
+                });
+            });
+        }
+        bench.finish();
+    }
+}
+
 /// Floating-point operations of one call of [`multiply_add`].
 const PEAK_OPERATIONS: usize = 2 * 16 * 16 * 3 * 1024;
 
@@ -201,5 +250,5 @@ fn prefill(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, decode, prefill);
+criterion_group!(benches, decode, decode_selected, prefill);
 criterion_main!(benches);

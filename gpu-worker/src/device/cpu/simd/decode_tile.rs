@@ -37,7 +37,8 @@ pub(in super::super) struct DecodeTile<'a> {
     pub(in super::super) out: &'a mut [f32],
 }
 
-/// The next tile's memory, asked for little by little, in the order in which it lies, while this tile is computed.
+/// The next tile's memory, asked for line by line, in the order in which it lies, while this tile is computed: requests that come
+/// in bursts are dropped once the processor has some dozens of them under way.
 ///
 /// A tile reads all its keys before its values, which is not the order of memory: the hardware's prefetcher loses track
 /// of it, as it does where blocks are scattered.
@@ -145,15 +146,15 @@ fn score<S: Simd, F: KvFormat, const H: usize>(
         let tokens = block.keys.len() / head_dim;
         let mut token = 0;
         while token + ROWS <= tokens {
-            if first == 0 {
-                ahead.advance(s, ROWS * head_dim / LINE);
-            }
             // SAFETY: the block holds keys `token..token + ROWS` of `head_dim` elements, a multiple of `LANES`, the
             // queries `H` rows of as many, and `column + ROWS` is at most the tile's tokens, at most `TILE_TOKENS`.
             unsafe {
                 let keys = block.keys.as_ptr().add(token * head_dim);
                 let mut sums = [[s.splat(0.0); ROWS]; H];
                 for offset in (0..head_dim).step_by(S::LANES) {
+                    if first == 0 {
+                        ahead.advance(s, ROWS * S::LANES / LINE);
+                    }
                     let mut key = [s.splat(0.0); ROWS];
                     for (row, key) in key.iter_mut().enumerate() {
                         *key = F::load(s, keys.add(row * head_dim + offset));
@@ -270,8 +271,8 @@ fn add_columns<S: Simd, F: KvFormat, const H: usize, const C: usize>(
     for block in tile.blocks {
         let tokens = block.values.len() / head_dim;
         for token in 0..tokens {
-            if first == 0 && token.is_multiple_of(ROWS) {
-                ahead.advance(s, (ROWS * C * S::LANES).div_ceil(LINE));
+            if first == 0 && (token * C * S::LANES).is_multiple_of(LINE) {
+                ahead.advance(s, (C * S::LANES).div_ceil(LINE));
             }
             // SAFETY: the block holds value `token`, of which elements up to `offset + C * LANES` are read; `weights` points
             // to this token's column of `H` rows of `TILE_TOKENS`.

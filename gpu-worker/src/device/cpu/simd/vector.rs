@@ -57,7 +57,7 @@ pub(super) trait Simd: Copy {
     /// # Safety
     /// `from` must be valid for reading `LANES` elements.
     unsafe fn load_bf16(self, from: *const u16) -> Self::F32;
-    /// Asks for a cache line to be brought to the second-level cache; any address will do.
+    /// Asks for a cache line to be brought nearer; any address will do.
     fn prefetch(self, line: *const u16);
 }
 
