@@ -27,6 +27,13 @@ REPEATED = 2048
 BATCH = 512
 
 
+def positive(text):
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is less than 1")
+    return number
+
+
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hindsight", default="target/release/hindsight", help="the program [target/release/hindsight]")
@@ -34,10 +41,10 @@ def arguments():
     numbers = lambda text: [int(part) for part in text.split(",")]
     parser.add_argument("--depth", type=numbers, default=[0, 1024, 8000, 32768], help="tokens before the first step")
     parser.add_argument("--prefill", type=numbers, default=[512, 4096], help="tokens of prompts to read")
-    parser.add_argument("--tokens", type=int, default=32, help="tokens to decode in each turn")
+    parser.add_argument("--tokens", type=positive, default=32, help="tokens to decode in each turn")
     parser.add_argument("--longest-read", type=int, default=8000, help="deepest context that is read")
-    parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--turns", type=positive, default=3, help="how often everything is timed")
+    parser.add_argument("--threads", type=positive, default=len(os.sched_getaffinity(0)))
     parser.add_argument(
         "--plain-weights",
         action="store_true",
