@@ -288,10 +288,10 @@ impl Index {
             return;
         }
         let AtHand { layer: of_layer, rehearsed, proposal } = &mut at_hand[kv_head];
-        let proposed = (*of_layer, *rehearsed) == (layer, view.tokens());
+        proposal.expected &= (*of_layer, *rehearsed) == (layer, view.tokens());
         (*of_layer, *rehearsed) = (layer, 0);
         let before = view.truncated(view.tokens() - 1);
-        lfps.select(&mut heads[at], before, query, proposed, proposal, exact, out);
+        lfps.select(&mut heads[at], before, query, proposal, exact, out);
     }
 
     /// Whether there is anything to choose in `layer`, of a context in these zones.

@@ -201,7 +201,7 @@ impl Lfps {
             let view = view.truncated(before);
             query.load(queries, scale);
             if self.parameters.sketch == SketchUse::Always {
-                self.select(head, view, query, false, &mut proposal, exact, &mut selection);
+                self.select(head, view, query, &mut proposal, exact, &mut selection);
                 self.learn(head, &mut proposal);
             } else {
                 self.select_exactly(head, view, query, exact, &mut selection);
@@ -225,16 +225,14 @@ impl Lfps {
         head.queries = Vec::new();
     }
 
-    /// Selects, for the queries of the token after those in `view`, from candidates: those `proposed` by expected queries, unless the
-    /// true ones prove too unlike. The middle must be larger than `top_k`. What the selection tells about the head may be left
-    /// in `proposal`, for [`Lfps::learn`].
-    #[expect(clippy::too_many_arguments)]
+    /// Selects, for the queries of the token after those in `view`, from candidates: those that expected queries have left in
+    /// `proposal`, unless the true ones prove too unlike. The middle must be larger than `top_k`. What the selection tells about the
+    /// head may be left in `proposal`, for [`Lfps::learn`].
     pub(crate) fn select(
         &mut self,
         head: &mut LfpsHead,
         view: HeadBlocks<'_>,
         query: &GroupQuery,
-        proposed: bool,
         proposal: &mut Proposal,
         exact: &mut ExactScan,
         out: &mut Selection,
@@ -252,7 +250,7 @@ impl Lfps {
                 self.calibrate(head, view, &queries);
             }
         } else if scan {
-            if !proposed {
+            if !std::mem::take(&mut proposal.expected) {
                 self.propose(head, view, query, 1.0, proposal);
             } else if proposal.likeness(query) < LEAST_ALIKE {
                 let wasted = proposal.effort;
@@ -300,6 +298,7 @@ impl Lfps {
         proposal: &mut Proposal,
     ) {
         self.propose(head, view, query, EXPECTED_REACH, proposal);
+        proposal.expected = true;
         // They are read once more when the true queries come.
         proposal.effort.key_bytes = self.anchors.len() * view.head_dim() * KvDtype::BYTES;
         fetch_tokens(view, &proposal.candidates);
