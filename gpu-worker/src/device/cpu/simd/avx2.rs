@@ -81,7 +81,7 @@ impl Simd for Avx2 {
             let sums = _mm_add_ps(_mm256_castps256_ps128(abcd), _mm256_extractf128_ps::<1>(abcd));
             std::mem::transmute::<__m128, [f32; 4]>(sums)
         };
-        fn prefetch(line: *const u16) -> () = _mm_prefetch::<_MM_HINT_T1>(line.cast());
+        fn prefetch(line: *const u16) -> () = _mm_prefetch::<_MM_HINT_T0>(line.cast());
     }
 
     #[inline(always)]
