@@ -43,8 +43,6 @@ struct Prepared {
 #[derive(Debug, Clone)]
 struct AtHand {
     layer: usize,
-    /// Tokens of the step that expected queries proposed to; 0 if they did not.
-    rehearsed: usize,
     proposal: Proposal,
 }
 
@@ -95,7 +93,7 @@ impl Index {
         };
         let query = GroupQuery::new(group, geometry.head_dim as usize);
         let lfps = Lfps::new(kernels, parameters.clone(), group, max_tokens);
-        let at_hand = |_| AtHand { layer: 0, rehearsed: 0, proposal: lfps.proposal(&query) };
+        let at_hand = |_| AtHand { layer: 0, proposal: lfps.proposal(&query) };
         Ok(Self {
             prepared: vec![Prepared::default(); prepared],
             at_hand: (0..geometry.kv_heads).map(at_hand).collect(),
@@ -235,14 +233,13 @@ impl Index {
     ) -> bool {
         let at = self.head(layer, kv_head);
         self.learn(kv_head);
-        let tokens = view.tokens() + 1;
         let useful = self.parameters.timing == Timing::Rehearsed
             && self.policy == Policy::Lfps
-            && self.chooses(layer, self.zones(tokens))
+            && self.chooses(layer, self.zones(view.tokens() + 1))
             && self.lfps.proposes(&self.heads[at]);
         if useful {
             let at_hand = &mut self.at_hand[kv_head];
-            (at_hand.layer, at_hand.rehearsed) = (layer, tokens);
+            at_hand.layer = layer;
             self.query.load(queries, self.scale);
             if let Some(next) = self.heads.get(at + 1) {
                 next.fetch();
@@ -258,7 +255,7 @@ impl Index {
     /// # Panics
     /// If `kv_head` does not exist.
     pub fn learn(&mut self, kv_head: usize) {
-        let AtHand { layer, proposal, .. } = &mut self.at_hand[kv_head];
+        let AtHand { layer, proposal } = &mut self.at_hand[kv_head];
         let at = *layer * self.geometry.kv_heads as usize + kv_head;
         if let Some(head) = self.heads.get_mut(at) {
             self.lfps.learn(head, proposal);
@@ -287,9 +284,10 @@ impl Index {
             exact.select(view, query, zones, parameters.top_k, out);
             return;
         }
-        let AtHand { layer: of_layer, rehearsed, proposal } = &mut at_hand[kv_head];
-        proposal.expected &= (*of_layer, *rehearsed) == (layer, view.tokens());
-        (*of_layer, *rehearsed) = (layer, 0);
+        let AtHand { layer: of_layer, proposal } = &mut at_hand[kv_head];
+        if std::mem::replace(of_layer, layer) != layer {
+            proposal.expected_at = 0;
+        }
         let before = view.truncated(view.tokens() - 1);
         lfps.select(&mut heads[at], before, query, proposal, exact, out);
     }

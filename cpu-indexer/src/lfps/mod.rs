@@ -250,7 +250,7 @@ impl Lfps {
                 self.calibrate(head, view, &queries);
             }
         } else if scan {
-            if !std::mem::take(&mut proposal.expected) {
+            if std::mem::take(&mut proposal.expected_at) != view.tokens() + 1 {
                 self.propose(head, view, query, 1.0, proposal);
             } else if proposal.likeness(query) < LEAST_ALIKE {
                 let wasted = proposal.effort;
@@ -298,7 +298,7 @@ impl Lfps {
         proposal: &mut Proposal,
     ) {
         self.propose(head, view, query, EXPECTED_REACH, proposal);
-        proposal.expected = true;
+        proposal.expected_at = view.tokens() + 1;
         // They are read once more when the true queries come.
         proposal.effort.key_bytes = self.anchors.len() * view.head_dim() * KvDtype::BYTES;
         fetch_tokens(view, &proposal.candidates);

@@ -11,8 +11,8 @@ use crate::sketch::Ranking;
 pub(crate) struct Proposal {
     /// The queries that propose, as they are multiplied with keys: [group, head_dim].
     queries: Vec<f32>,
-    /// Whether these queries are those expected, and no true ones have chosen among the candidates yet.
-    pub(crate) expected: bool,
+    /// Tokens of the step that these queries are expected at, until true ones have chosen among the candidates; else 0.
+    pub(crate) expected_at: usize,
     /// Ascending.
     pub(super) candidates: Vec<u32>,
     /// Where the strongest tokens of the last step stand among the candidates.
