@@ -98,6 +98,28 @@ fn a_short_context_is_attended_to_whole_until_it_is_long() {
 }
 
 #[test]
+fn dense_layers_select_once_their_context_is_long() {
+    let full = run_json(book(7_000), &["--attention", "full", "-n", "24"]);
+    let limit = (full["prompt_tokens"].as_u64().unwrap() + 10).to_string();
+    let limited = ["--dense-tokens", "0", "--dense-layer-tokens", limit.as_str()];
+    let whole = run_json(book(7_000), &[&["--top-k", "8192", "-n", "24"], &limited[..]].concat());
+    assert_eq!(token_ids(&whole), token_ids(&full));
+
+    let folder = tempfile::tempdir().unwrap();
+    let profile = ["--profile", folder.path().to_str().unwrap()];
+    let selecting = counted("rehearsed", &[&limited[..], &profile].concat());
+    assert!(selecting["audit"]["mass"].as_f64().unwrap() > 0.95, "{}", selecting["audit"]);
+    let summary = std::fs::read_to_string(folder.path().join("summary.json")).unwrap();
+    let summary: serde_json::Value = serde_json::from_str(&summary).unwrap();
+    let asked = |layer: usize| summary["layers"][layer]["bytes"]["query"].as_u64().unwrap();
+    let steps = selecting["decode_steps"].as_u64().unwrap();
+    assert!(asked(2) > 0);
+    for dense in [0, 1] {
+        assert_eq!(asked(dense) * steps, asked(2) * (steps - 10), "layer {dense}");
+    }
+}
+
+#[test]
 fn the_same_seed_gives_the_same_text_whatever_the_threads() {
     let cores = std::thread::available_parallelism().unwrap().get().to_string();
     let tokens = |seed: &str, threads: &str| {

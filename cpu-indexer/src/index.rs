@@ -20,6 +20,7 @@ pub struct Index {
     policy: Policy,
     parameters: IndexParameters,
     geometry: Geometry,
+    max_tokens: usize,
     scale: f32,
     query: GroupQuery,
     exact: ExactScan,
@@ -93,6 +94,11 @@ impl Index {
         };
         let query = GroupQuery::new(group, geometry.head_dim as usize);
         let lfps = Lfps::new(kernels, parameters.clone(), group, max_tokens);
+        let head_dim = geometry.head_dim as usize;
+        let of_layer = |at: usize| {
+            let top_k = parameters.top_k_of(at / geometry.kv_heads as usize);
+            LfpsHead::new(&parameters, top_k, group, head_dim)
+        };
         let at_hand = |_| AtHand { layer: 0, proposal: lfps.proposal(&query) };
         Ok(Self {
             prepared: vec![Prepared::default(); prepared],
@@ -103,9 +109,8 @@ impl Index {
             query,
             exact: ExactScan::new(kernels, group, max_tokens),
             lfps,
-            heads: (0..heads)
-                .map(|_| LfpsHead::new(&parameters, group, geometry.head_dim as usize))
-                .collect(),
+            heads: (0..heads).map(of_layer).collect(),
+            max_tokens,
             parameters,
         })
     }
@@ -133,10 +138,10 @@ impl Index {
             + self.prepared.iter().map(prepared).sum::<usize>()
     }
 
-    /// Whether the queries of `layer` attend to every token.
+    /// Whether the queries of `layer` attend to every token, however long the text becomes.
     #[must_use]
     pub const fn is_dense(&self, layer: usize) -> bool {
-        layer < self.parameters.dense_layers
+        self.parameters.is_dense(layer, self.max_tokens)
     }
 
     /// Sink, middle and window of a context of `tokens` tokens.
@@ -281,7 +286,7 @@ impl Index {
         let Self { lfps, heads, query, exact, scale, parameters, at_hand, .. } = self;
         query.load(queries, *scale);
         if self.policy == Policy::Exact {
-            exact.select(view, query, zones, parameters.top_k, out);
+            exact.select(view, query, zones, parameters.top_k_of(layer), out);
             return;
         }
         let AtHand { layer: of_layer, proposal } = &mut at_hand[kv_head];
@@ -294,17 +299,25 @@ impl Index {
 
     /// Whether there is anything to choose in `layer`, of a context in these zones.
     fn chooses(&self, layer: usize, zones: Zones) -> bool {
-        !self.is_dense(layer) && zones.middle().len() > self.parameters.top_k
+        !self.parameters.is_dense(layer, zones.tokens)
+            && zones.middle().len() > self.parameters.top_k_of(layer)
     }
 
-    /// Compares `selection`, made for these queries, with what an exact scan selects.
+    /// Compares `selection`, made for these queries of `layer`, with what an exact scan selects.
     ///
     /// # Panics
     /// If `queries` has another size than [group, head_dim].
-    pub fn audit(&mut self, view: HeadBlocks<'_>, queries: &[f32], selection: &Selection) -> Audit {
+    pub fn audit(
+        &mut self,
+        layer: usize,
+        view: HeadBlocks<'_>,
+        queries: &[f32],
+        selection: &Selection,
+    ) -> Audit {
         let zones = self.zones(view.tokens());
         self.query.load(queries, self.scale);
-        self.exact.audit(view, &self.query, zones, self.parameters.top_k, selection)
+        let top_k = self.parameters.top_k_of(layer);
+        self.exact.audit(view, &self.query, zones, top_k, selection)
     }
 
     fn head(&self, layer: usize, kv_head: usize) -> usize {

@@ -47,6 +47,10 @@ pub enum Timing {
     Ahead,
 }
 
+/// How many times as many tokens the first layers choose as the others, in contexts that they do not attend to whole: their attention
+/// is spread more widely.
+pub const WIDENING: usize = 4;
+
 /// What can be set about an index.
 ///
 /// Tokens between the sink and the window are called the middle; only they are chosen among.
@@ -59,8 +63,11 @@ pub struct IndexParameters {
     pub sink: usize,
     /// Last tokens of the text, always attended.
     pub window: usize,
-    /// First layers that attend to every token.
+    /// First layers that attend to every token of contexts of up to `dense_layer_tokens`, and in longer ones choose [`WIDENING`]
+    /// times as many as the others.
     pub dense_layers: usize,
+    /// Tokens up to which the first layers attend to every one.
+    pub dense_layer_tokens: usize,
     /// Contexts of up to so many tokens are attended to whole, and nobody is asked.
     pub dense_tokens: usize,
     /// By which queries keys are chosen.
@@ -105,6 +112,7 @@ impl Default for IndexParameters {
             sink: 4,
             window: 64,
             dense_layers: 2,
+            dense_layer_tokens: 12_288,
             dense_tokens: 2048,
             timing: Timing::Rehearsed,
             grain: 64,
@@ -161,6 +169,8 @@ impl IndexParameters {
         check("window", self.window, (1..=TOKENS).contains(&self.window), "from 1 to 16777216")?;
         let dense = self.dense_tokens;
         check("dense tokens", dense, dense <= TOKENS, "at most 16777216")?;
+        let dense = self.dense_layer_tokens;
+        check("dense layer tokens", dense, dense <= TOKENS, "at most 16777216")?;
         let grain = self.grain;
         let of_block = grain.is_power_of_two() && grain <= 64;
         check("grain", grain, of_block, "a power of two, at most 64")?;
@@ -185,13 +195,31 @@ impl IndexParameters {
         check("seed queries", seeds, (1..=64).contains(&seeds), "from 1 to 64")
     }
 
-    /// The most blocks of `block_tokens` tokens that a KV head attends to at one step in a context of at most `tokens` tokens:
-    /// one for each chosen key, and those of sink and window.
+    /// Whether `layer` attends to every token of a context of `tokens` tokens.
     #[must_use]
-    pub const fn most_blocks(&self, block_tokens: usize, tokens: usize) -> usize {
+    pub const fn is_dense(&self, layer: usize, tokens: usize) -> bool {
+        layer < self.dense_layers && tokens <= self.dense_layer_tokens
+    }
+
+    /// Tokens of the middle to choose for each KV head of `layer`, where it does not attend to every one.
+    #[must_use]
+    pub const fn top_k_of(&self, layer: usize) -> usize {
+        if layer < self.dense_layers { self.top_k.saturating_mul(WIDENING) } else { self.top_k }
+    }
+
+    /// The most tokens that the KV heads of any layer choose in contexts of at most `tokens` tokens.
+    #[must_use]
+    pub const fn widest(&self, tokens: usize) -> usize {
+        if self.is_dense(0, tokens) { self.top_k } else { self.top_k_of(0) }
+    }
+
+    /// The most blocks of `block_tokens` tokens that a KV head which chooses `top_k` tokens attends to at one step in a context of at
+    /// most `tokens` tokens: one for each chosen key, and those of sink and window.
+    #[must_use]
+    pub const fn most_blocks(&self, top_k: usize, block_tokens: usize, tokens: usize) -> usize {
         // A window may begin and end within a block.
         let always = self.sink.div_ceil(block_tokens) + self.window.div_ceil(block_tokens) + 1;
-        let chosen_too = self.top_k.saturating_add(always);
+        let chosen_too = top_k.saturating_add(always);
         let all = tokens.div_ceil(block_tokens);
         if all < chosen_too { all } else { chosen_too }
     }
@@ -204,12 +232,12 @@ impl IndexParameters {
             bytes => bytes,
         }
     }
+}
 
-    /// `multiple` times `top_k`, rounded up.
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
-    pub(crate) fn times_top_k(&self, multiple: f32) -> usize {
-        (f64::from(multiple) * self.top_k as f64).ceil() as usize
-    }
+/// `multiple` times `top_k`, rounded up.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
+pub(crate) fn times(multiple: f32, top_k: usize) -> usize {
+    (f64::from(multiple) * top_k as f64).ceil() as usize
 }
 
 #[cfg(test)]

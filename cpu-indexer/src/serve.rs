@@ -406,7 +406,7 @@ impl Indexer<'_> {
             let view = state.view(head);
             let bytes = (view.tokens() * view.head_dim() * KvDtype::BYTES) as u64;
             let selection = &self.scratch.selections[head];
-            let audit = state.index.audit(view, of_head(head), selection);
+            let audit = state.index.audit(state.layer, view, of_head(head), selection);
             self.counters.audits.add(1);
             self.counters.audit_key_bytes.add(bytes);
             self.counters.audit_recall.add(f64::from(audit.recall));
@@ -437,16 +437,25 @@ impl Indexer<'_> {
             misses += u64::from(travels);
             blocks.push(SelectedBlock::new(block, slot, travels, masks.of(block)));
         };
-        let evictions = state.residency[head]
-            .place(&selection.blocks, placed)
-            .map_err(|error| rejected(error.into()))?;
+        // A GPU holds the first layers whole: nothing of them would travel.
+        let is_resident = state.layer < state.index.parameters().dense_layers;
+        let evictions = if is_resident {
+            let resident = |&block| SelectedBlock::new(block, block, false, masks.of(block));
+            blocks.extend(selection.blocks.iter().map(resident));
+            0
+        } else {
+            state.residency[head]
+                .place(&selection.blocks, placed)
+                .map_err(|error| rejected(error.into()))?
+        };
         let kv_head = count(head as u64);
         let reply = Reply::Selection { sequence, layer, kv_head, position, blocks };
         send(&mut self.replies, &reply)?;
         let counters = self.counters;
         counters.evictions.add(evictions as u64);
         counters.miss_blocks.add(misses);
-        counters.hit_blocks.add(blocks.len() as u64 - misses);
+        let hits = if is_resident { 0 } else { blocks.len() as u64 - misses };
+        counters.hit_blocks.add(hits);
         let bytes = misses * geometry.block_bytes() as u64;
         counters.shipped_bytes.add(bytes);
         count_effort(counters, selection);
@@ -455,7 +464,7 @@ impl Indexer<'_> {
             layer: Some(layer),
             kv_head: Some(kv_head),
             bytes,
-            hit_blocks: count(blocks.len() as u64 - misses),
+            hit_blocks: count(hits),
             miss_blocks: count(misses),
             repaired: selection.effort.repaired,
         };

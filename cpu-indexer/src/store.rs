@@ -138,7 +138,7 @@ impl<'a> Store<'a> {
     /// Makes sure that a selection always fits the worker's block cache.
     fn check_cache(&self, parameters: &IndexParameters) -> Result<(), CacheTooSmall> {
         let block_tokens = self.arena.geometry().block_tokens as usize;
-        let blocks = parameters.most_blocks(block_tokens, self.capacity());
+        let blocks = parameters.most_blocks(parameters.top_k, block_tokens, self.capacity());
         let slots = self.cache_blocks;
         if blocks <= slots { Ok(()) } else { Err(CacheTooSmall { slots, blocks }) }
     }

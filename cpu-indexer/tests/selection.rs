@@ -4,7 +4,7 @@ mod synthetic;
 
 use hindsight_cpu_indexer::Index;
 use hindsight_cpu_indexer::kernels::{Isa, Kernels};
-use hindsight_cpu_indexer::parameters::{IndexParameters, Policy, SketchUse, Timing};
+use hindsight_cpu_indexer::parameters::{IndexParameters, Policy, SketchUse, Timing, WIDENING};
 use hindsight_cpu_indexer::selection::Selection;
 use hindsight_protocol::geometry::KvDtype;
 use proptest::prelude::*;
@@ -63,7 +63,10 @@ fn assert_well_formed(index: &Index, tokens: usize, selection: &Selection) {
     for token in always.chain(selection.tokens.iter().map(|&token| token as usize)) {
         assert!(selection.blocks.contains(&(token as u32 / 16)), "token {token}");
     }
-    assert!(selection.blocks.len() <= index.parameters().most_blocks(16, tokens));
+    assert!(
+        selection.blocks.len()
+            <= index.parameters().most_blocks(index.parameters().top_k, 16, tokens)
+    );
     assert!(selection.blocks.iter().all(|&block| (block as usize) < tokens.div_ceil(16)));
 }
 
@@ -122,7 +125,7 @@ fn quality(parameters: IndexParameters, seeded: bool, kernels: Kernels) -> (f32,
     let (mut recall, mut mass, mut bytes) = (0.0, 0.0, 0.0);
     run(&text, 2000, &mut index, |index, tokens, queries, selection| {
         let view = text.cache.head(0, 0, tokens);
-        let audit = index.audit(view, queries, selection);
+        let audit = index.audit(0, view, queries, selection);
         recall += audit.recall / 200.0;
         mass += audit.mass / 200.0;
         bytes += selection.effort.bytes() as f32 / (tokens * synthetic::DIM * 2) as f32 / 200.0;
@@ -170,22 +173,32 @@ fn the_exact_policy_passes_its_own_audit() {
     let parameters = IndexParameters { top_k: 64, ..Default::default() };
     let mut index = index(&text, 880, Kernels::detect(), Policy::Exact, parameters, true);
     run(&text, 880, &mut index, |index, tokens, queries, selection| {
-        let audit = index.audit(text.cache.head(0, 0, tokens), queries, selection);
+        let audit = index.audit(0, text.cache.head(0, 0, tokens), queries, selection);
         assert_eq!(audit.recall, 1.0);
         assert!((audit.mass - 1.0).abs() < 1e-6);
     });
 }
 
 #[test]
-fn dense_layers_attend_to_every_block() {
+fn dense_layers_attend_to_every_block_up_to_a_length_and_to_more_than_others_beyond() {
     let text = Text::new(500, KvDtype::F16, 2);
-    let parameters = IndexParameters { top_k: 16, dense_layers: 1, ..Default::default() };
+    let queries = &text.queries(1, 1)[0];
     let geometry = *text.cache.geometry();
-    let mut index = Index::new(geometry, SCALE, Policy::Lfps, parameters, 500).unwrap();
+    let parameters = IndexParameters { top_k: 16, dense_layers: 1, ..Default::default() };
     let mut out = Selection::default();
-    index.select(0, 0, text.cache.head(0, 0, 500), &text.queries(1, 1)[0], &mut out);
+
+    let mut index = Index::new(geometry, SCALE, Policy::Lfps, parameters.clone(), 500).unwrap();
+    index.select(0, 0, text.cache.head(0, 0, 500), queries, &mut out);
     assert_eq!(out.blocks.len(), 32);
     assert!(index.is_dense(0) && !index.is_dense(1));
+
+    let parameters = IndexParameters { dense_layer_tokens: 499, ..parameters };
+    let mut index = Index::new(geometry, SCALE, Policy::Lfps, parameters, 500).unwrap();
+    assert!(!index.is_dense(0));
+    index.select(0, 0, text.cache.head(0, 0, 499), queries, &mut out);
+    assert_eq!(out.blocks.len(), 32);
+    index.select(0, 0, text.cache.head(0, 0, 500), queries, &mut out);
+    assert_eq!(out.tokens.len(), 16 * WIDENING);
 }
 
 /// Mean recall and mass of steps whose candidates are proposed by the queries of `late` steps before, or not ahead of time.
@@ -209,7 +222,7 @@ fn rehearsed_quality(late: Option<usize>) -> (f32, f32) {
         index.append(0, 0, view, tokens..tokens + 1);
         index.select(0, 0, view, queries, &mut out);
         assert_well_formed(&index, tokens + 1, &out);
-        let audit = index.audit(view, queries, &out);
+        let audit = index.audit(0, view, queries, &out);
         (recall, mass) = (recall + audit.recall / 60.0, mass + audit.mass / 60.0);
     }
     (recall, mass)

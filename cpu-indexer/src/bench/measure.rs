@@ -172,7 +172,7 @@ impl<'w> Run<'w> {
                 if contender != EXACT {
                     let view = self.workload.view(step, head);
                     let queries = self.workload.queries(step, head);
-                    let audit = self.indexes[EXACT].audit(view, queries, selection);
+                    let audit = self.indexes[EXACT].audit(0, view, queries, selection);
                     out.recall[contender].push(audit.recall.into());
                     out.mass[contender].push(audit.mass.into());
                 }

@@ -2,12 +2,14 @@
 
 use super::bitmap::Bitmap;
 use super::decayed::DecayedSet;
-use crate::parameters::IndexParameters;
+use crate::parameters::{IndexParameters, times};
 use crate::selection::{Zones, number};
 
 /// What one head remembers of past selections.
 #[derive(Debug, Clone)]
 pub(super) struct History {
+    /// Tokens that the head chooses.
+    top_k: usize,
     /// The last selection.
     last: Vec<u32>,
     /// Positions attended again and again.
@@ -17,12 +19,13 @@ pub(super) struct History {
 }
 
 impl History {
-    pub(super) fn new(parameters: &IndexParameters) -> Self {
-        let budget = |multiple| parameters.times_top_k(multiple);
+    /// Of a head that chooses `top_k` tokens.
+    pub(super) fn new(parameters: &IndexParameters, top_k: usize) -> Self {
         Self {
-            last: Vec::with_capacity(parameters.top_k),
-            vertical: DecayedSet::new(budget(parameters.vertical), parameters.top_k),
-            slash: DecayedSet::new(budget(parameters.slash), parameters.top_k),
+            top_k,
+            last: Vec::with_capacity(top_k),
+            vertical: DecayedSet::new(times(parameters.vertical, top_k), top_k),
+            slash: DecayedSet::new(times(parameters.slash, top_k), top_k),
         }
     }
 
@@ -60,8 +63,8 @@ impl History {
             }
         }
         set.collect_into(candidates);
-        if candidates.len() < parameters.top_k {
-            let start = middle.end.saturating_sub(parameters.top_k).max(middle.start);
+        if candidates.len() < self.top_k {
+            let start = middle.end.saturating_sub(self.top_k).max(middle.start);
             set.insert(start..middle.end);
             candidates.clear();
             set.collect_into(candidates);

@@ -13,7 +13,7 @@ use hindsight_protocol::geometry::KvDtype;
 
 use crate::exact::ExactScan;
 use crate::kernels::{GroupQuery, Kernels, Scores, fetch};
-use crate::parameters::{IndexParameters, SketchUse};
+use crate::parameters::{IndexParameters, SketchUse, times};
 use crate::scan::{fetch_tokens, score_tokens};
 use crate::selection::{Effort, Selection, Zones, number};
 use crate::sketch::{EncodeScratch, Ranking, Sketch};
@@ -42,6 +42,8 @@ const QUERIES_TO_CALIBRATE: usize = 32;
 /// What is known of one KV head of one sequence.
 #[derive(Debug, Clone)]
 pub(crate) struct LfpsHead {
+    /// Tokens of the middle that it chooses.
+    top_k: usize,
     sketch: Option<Sketch>,
     history: History,
     deviations: Deviations,
@@ -61,12 +63,19 @@ pub(crate) struct LfpsHead {
 }
 
 impl LfpsHead {
-    pub(crate) fn new(parameters: &IndexParameters, group: usize, head_dim: usize) -> Self {
+    /// A head that chooses `top_k` tokens for a group of queries of `head_dim` elements.
+    pub(crate) fn new(
+        parameters: &IndexParameters,
+        top_k: usize,
+        group: usize,
+        head_dim: usize,
+    ) -> Self {
         let scans = parameters.sketch != SketchUse::Never;
-        let most = if scans { most_candidates(parameters) } else { 0 };
+        let most = if scans { most_candidates(parameters, top_k) } else { 0 };
         Self {
+            top_k,
             sketch: None,
-            history: History::new(parameters),
+            history: History::new(parameters, top_k),
             deviations: Deviations::new(most),
             strongest: Vec::with_capacity(ANCHORS),
             gaps: vec![0.0; group],
@@ -98,15 +107,15 @@ impl LfpsHead {
     }
 }
 
-/// Candidates that one scan of a sketch may give.
-fn most_candidates(parameters: &IndexParameters) -> usize {
-    parameters.times_top_k(parameters.proposals) + ANCHORS
+/// Candidates that one scan of a sketch may give to a head that chooses `top_k` tokens.
+fn most_candidates(parameters: &IndexParameters, top_k: usize) -> usize {
+    times(parameters.proposals, top_k) + ANCHORS
 }
 
-/// Candidates that history may give.
-fn most_from_history(parameters: &IndexParameters) -> usize {
+/// Candidates that history may give to it.
+fn most_from_history(parameters: &IndexParameters, top_k: usize) -> usize {
     let remembered = parameters.vertical + parameters.slash + 1.0;
-    parameters.times_top_k(remembered) * (2 * parameters.expansion + 2)
+    times(remembered, top_k) * (2 * parameters.expansion + 2)
 }
 
 /// LFPS selection for all heads of one shape, with the memory it works in.
@@ -135,7 +144,10 @@ impl Lfps {
         group: usize,
         max_tokens: usize,
     ) -> Self {
-        let most = most_candidates(&parameters).max(most_from_history(&parameters)).min(max_tokens);
+        let widest = parameters.widest(max_tokens);
+        let most = most_candidates(&parameters, widest)
+            .max(most_from_history(&parameters, widest))
+            .min(max_tokens);
         let anchors = parameters.sink + parameters.window + ANCHORS;
         Self {
             kernels,
@@ -161,7 +173,8 @@ impl Lfps {
     /// Room for what a group of queries like `query` proposes.
     pub(crate) fn proposal(&self, query: &GroupQuery) -> Proposal {
         let always = self.parameters.sink + self.parameters.window;
-        Proposal::with_capacity(query, self.most, always, self.parameters.top_k)
+        let widest = self.parameters.widest(self.max_tokens);
+        Proposal::with_capacity(query, self.most, always, widest)
     }
 
     /// Codes keys that are new in `view`.
@@ -185,7 +198,7 @@ impl Lfps {
         let length = query.group() * query.head_dim();
         let count = queries.len() / length;
         let zones = self.zones(view.tokens());
-        if zones.middle().len() <= self.parameters.top_k {
+        if zones.middle().len() <= head.top_k {
             return;
         }
         if self.parameters.sketch != SketchUse::Never {
@@ -195,7 +208,7 @@ impl Lfps {
         let (mut selection, mut proposal) = (Selection::default(), self.proposal(query));
         for (index, queries) in queries.chunks_exact(length).enumerate().skip(count - used) {
             let before = view.tokens() + index - count;
-            if self.zones(before + 1).middle().len() <= self.parameters.top_k {
+            if self.zones(before + 1).middle().len() <= head.top_k {
                 continue;
             }
             let view = view.truncated(before);
@@ -226,7 +239,7 @@ impl Lfps {
     }
 
     /// Selects, for the queries of the token after those in `view`, from candidates: those that expected queries have left in
-    /// `proposal`, unless the true ones prove too unlike. The middle must be larger than `top_k`. What the selection tells about the
+    /// `proposal`, unless the true ones prove too unlike. The middle must be larger than the head's `top_k`. What the selection tells about the
     /// head may be left in `proposal`, for [`Lfps::learn`].
     pub(crate) fn select(
         &mut self,
@@ -345,7 +358,7 @@ impl Lfps {
     ) {
         let Self { kernels, parameters, ranking, .. } = self;
         let sketch = head.sketch.as_ref().expect("codes have been learnt");
-        let (middle, top_k) = (zones.middle(), parameters.top_k);
+        let (middle, top_k) = (zones.middle(), head.top_k);
         proposal.effort.sketch_bytes += sketch.scan_bytes();
         ranking.rank(*kernels, sketch, query, &self.normalisers, proposal.floor);
         head.deviations.apply(ranking, parameters.persistence);
@@ -354,7 +367,7 @@ impl Lfps {
         let reach = |count: usize| {
             first_rank_from(expected, |cut| kernels.count_at_least(ranks, cut) <= count)
         };
-        let most = parameters.times_top_k(parameters.proposals);
+        let most = times(parameters.proposals, top_k);
         let lowest = ranking.lowest_rank(query.group(), parameters.weight_floor);
         let margin = ranking.ranks_in(proposal.confidence * ranking.error);
         let kth = reach(top_k);
@@ -393,7 +406,7 @@ impl Lfps {
         out.tokens.clear();
         out.effort = Effort::default();
         if proposal.surprising {
-            exact.select(view, query, zones, self.parameters.top_k, out);
+            exact.select(view, query, zones, head.top_k, out);
             out.effort.repaired = true;
             proposal.replace(&out.tokens);
             proposal.find(&head.strongest);
@@ -412,7 +425,7 @@ impl Lfps {
         out.effort.add(&proposal.effort);
         out.effort.repaired |= proposal.misled;
         out.effort.misled = proposal.misled;
-        self.choose(proposal, out);
+        self.choose(head.top_k, proposal, out);
         proposal.weighed = true;
         self.finish(view, zones, proposal.candidates.len(), out);
     }
@@ -436,7 +449,7 @@ impl Lfps {
             proposal.find(&head.strongest);
         }
         self.weigh(head, view, query, proposal);
-        self.choose(proposal, out);
+        self.choose(head.top_k, proposal, out);
         self.remember(head, &proposal.candidates, &proposal.weights, zones, out);
         self.finish(view, zones, proposal.candidates.len(), out);
     }
@@ -493,10 +506,10 @@ impl Lfps {
         largest_change
     }
 
-    /// Selects the best of the candidates, which have been weighed, unless the selection has been filled already.
-    fn choose(&mut self, proposal: &Proposal, out: &mut Selection) {
+    /// Selects the `top_k` best of the candidates, which have been weighed, unless the selection has been filled already.
+    fn choose(&mut self, top_k: usize, proposal: &Proposal, out: &mut Selection) {
         if out.tokens.is_empty() {
-            let (top_k, narrowed) = (self.parameters.top_k, &mut self.narrowed);
+            let narrowed = &mut self.narrowed;
             let Proposal { candidates, weights, .. } = proposal;
             topk::select(self.kernels, candidates, weights, top_k, narrowed, &mut out.tokens);
         }
@@ -534,7 +547,7 @@ impl Lfps {
         out: &mut Selection,
     ) {
         let zones = self.zones(view.tokens() + 1);
-        exact.select(view, query, zones, self.parameters.top_k, out);
+        exact.select(view, query, zones, head.top_k, out);
         out.effort.repaired = true;
         let of_all = exact.weights();
         let mut weights = std::mem::take(&mut self.weights);

@@ -46,8 +46,10 @@ pub struct Plan {
     pub policy: AttentionPolicy,
     /// Keys that each KV head selects, besides sink and window.
     pub top_k: u32,
-    /// Layers, from the first, that attend to every key whatever the policy.
+    /// Layers, from the first, that attend to every key whatever the policy, in contexts of up to `dense_layer_tokens`.
     pub dense_layers: usize,
+    /// Tokens of a context up to which these layers attend to every key.
+    pub dense_layer_tokens: usize,
     /// How many of the last prompt queries the indexer is shown.
     pub prompt_queries: usize,
     /// Contexts of up to so many tokens attend to every key, and the indexer is only told of them.
@@ -69,8 +71,8 @@ pub struct ArenaAttention<'a> {
     slabs: Vec<u32>,
     plan: Plan,
     phase: Phase,
-    /// Tokens at the end of the text that the indexer has not been told of.
-    untold: usize,
+    /// Tokens that the indexer has been told of, per layer.
+    told: Vec<usize>,
     pub(crate) recorder: Recorder,
     /// Queries on their way to the indexer.
     queries: Vec<f32>,
@@ -89,6 +91,7 @@ impl<'a> ArenaAttention<'a> {
             policy: AttentionPolicy::Full,
             top_k: 0,
             dense_layers: 0,
+            dense_layer_tokens: 0,
             prompt_queries: 0,
             dense_tokens: 0,
             rehearses: false,
@@ -101,7 +104,7 @@ impl<'a> ArenaAttention<'a> {
             slabs: Vec::new(),
             plan,
             phase: Phase::Decode,
-            untold: 0,
+            told: vec![0; arena.geometry().layers as usize],
             recorder,
             queries: Vec::new(),
         }
@@ -111,6 +114,11 @@ impl<'a> ArenaAttention<'a> {
     #[must_use]
     pub fn token_bytes(&self) -> usize {
         self.arena.geometry().token_bytes()
+    }
+
+    /// Tokens that a text may have.
+    fn capacity(&self) -> usize {
+        usize::try_from(self.arena.layout().config().capacity_tokens).unwrap_or(usize::MAX)
     }
 
     /// Starts a text with room for `tokens` tokens, `prompt_tokens` of which are its prompt. Its first `kept` tokens are
@@ -144,7 +152,7 @@ impl<'a> ArenaAttention<'a> {
         self.device.open(&self.slabs, kept)?;
         self.device.record_timeline(&mut self.recorder)?;
         self.plan = plan;
-        self.untold = 0;
+        self.told.fill(kept);
         self.phase = Phase::Prefill { prompt_tokens };
         Ok(())
     }
@@ -162,10 +170,7 @@ impl<'a> ArenaAttention<'a> {
         self.device.settle()?;
         self.count_overflows(None);
         self.device.record_timeline(&mut self.recorder)?;
-        if self.untold >= MOST_UNTOLD || (self.untold > 0 && !self.is_short(tokens)) {
-            self.tell_appended(tokens - self.untold, tokens)?;
-            self.untold = 0;
-        }
+        self.tell_appended(tokens)?;
         self.arena.tables().publish(SEQUENCE, tokens as u64)?;
         if ended_prompt && self.plan.policy != AttentionPolicy::Full {
             self.wait_until_told(tokens)?;
@@ -190,38 +195,51 @@ impl<'a> ArenaAttention<'a> {
     ) -> Result<(), ArenaAttentionError> {
         self.device.stretch(tokens, stretched_to)?;
         self.publish(stretched_to)?;
-        self.tell_appended(tokens, stretched_to)?;
         Ok(self.wait_until_told(stretched_to)?)
     }
 
-    /// Tells the indexer of the tokens `start..end`, in all layers that it selects for.
-    fn tell_appended(&mut self, start: usize, end: usize) -> Result<(), LinkError> {
-        for layer in 0..self.arena.geometry().layers as usize {
-            if self.selects(layer) {
-                self.link.tell(&Request::Appended {
-                    sequence: SEQUENCE,
-                    layer: index(layer),
-                    position: start as u64,
-                    tokens: (end - start) as u64,
-                })?;
+    /// Tells the indexer of all `tokens` tokens of the text, in the layers where it will be asked at the next step, or where there is
+    /// much to tell.
+    fn tell_appended(&mut self, tokens: usize) -> Result<(), LinkError> {
+        for layer in 0..self.told.len() {
+            let untold = tokens - self.told[layer];
+            let is_due = untold >= MOST_UNTOLD || !self.is_short(layer, tokens);
+            if untold > 0 && is_due && self.selects(layer) {
+                self.tell_layer(layer, tokens)?;
             }
         }
         Ok(())
     }
 
-    /// Whether the token at the position `start` attends to every key, for there are few.
-    const fn is_short(&self, start: usize) -> bool {
-        start < self.plan.dense_tokens
+    /// Tells the indexer of the tokens of `layer` up to `end` that it does not know of.
+    fn tell_layer(&mut self, layer: usize, end: usize) -> Result<(), LinkError> {
+        let told = std::mem::replace(&mut self.told[layer], end);
+        self.link.tell(&Request::Appended {
+            sequence: SEQUENCE,
+            layer: index(layer),
+            position: told as u64,
+            tokens: (end - told) as u64,
+        })
     }
 
-    /// Whether the indexer selects the blocks of `layer`.
+    /// Whether the token at the position `start` attends to every key of `layer`, for there are few.
+    const fn is_short(&self, layer: usize, start: usize) -> bool {
+        start < self.plan.dense_tokens || self.is_dense(layer, start + 1)
+    }
+
+    /// Whether `layer` is one of those that attend to every key of a context of `tokens` tokens.
+    const fn is_dense(&self, layer: usize, tokens: usize) -> bool {
+        layer < self.plan.dense_layers && tokens <= self.plan.dense_layer_tokens
+    }
+
+    /// Whether the indexer may be asked for the blocks of `layer` before the arena is full.
     fn selects(&self, layer: usize) -> bool {
-        self.plan.policy != AttentionPolicy::Full && layer >= self.plan.dense_layers
+        self.plan.policy != AttentionPolicy::Full && !self.is_dense(layer, self.capacity())
     }
 
     /// Whether the indexer is asked for the blocks that the token at the position `start` attends to in `layer`.
     fn asks(&self, layer: usize, start: usize) -> bool {
-        self.phase == Phase::Decode && self.selects(layer) && !self.is_short(start)
+        self.phase == Phase::Decode && self.selects(layer) && !self.is_short(layer, start)
     }
 
     fn append(&mut self, chunk: Chunk, k: &Tensor, v: &Tensor) -> Result<(), DeviceError> {
@@ -267,9 +285,8 @@ impl<'a> ArenaAttention<'a> {
             // Attention may go on meanwhile.
             self.device.settle()?;
         }
+        self.tell_layer(chunk.layer, end)?;
         let (sequence, layer) = (SEQUENCE, index(chunk.layer));
-        let position = start as u64;
-        self.link.tell(&Request::Appended { sequence, layer, position, tokens: tokens as u64 })?;
         let geometry = self.arena.geometry();
         let width = (geometry.heads * geometry.head_dim) as usize;
         for (position, query) in (first_seed..end).zip(self.queries.chunks_exact(width)) {
@@ -296,7 +313,6 @@ impl<'a> ArenaAttention<'a> {
             self.recorder.record(Activity::Attend, since, chunk.detail());
             let is_last = chunk.layer + 1 == self.arena.geometry().layers as usize;
             if selects && is_last {
-                self.untold += 1;
                 self.counters.dense_steps.add(1);
             }
             (out, Duration::ZERO)
@@ -332,8 +348,7 @@ impl<'a> ArenaAttention<'a> {
         if !self.asks_early() {
             self.send_queries(chunk, q)?;
         }
-        let (sequence, layer, position) = (SEQUENCE, index(chunk.layer), chunk.start as u64);
-        self.link.tell(&Request::Appended { sequence, layer, position, tokens: 1 })?;
+        self.tell_layer(chunk.layer, chunk.start + 1)?;
         let Self { link, recorder, device, .. } = self;
         let mut answers = Answers { chunk, link, recorder, waited: Duration::ZERO };
         let out = device.attend_selected(chunk, q, &mut answers)?;

@@ -25,6 +25,11 @@ pub struct IndexArguments {
     #[arg(long, default_value_t = IndexParameters::default().dense_layers)]
     pub dense_layers: usize,
 
+    /// Contexts of up to so many tokens are attended to whole by the dense layers; of longer ones they select four times --top-k
+    /// (on the CPU; on a GPU they attend to every key)
+    #[arg(long, default_value_t = IndexParameters::default().dense_layer_tokens)]
+    pub dense_layer_tokens: usize,
+
     /// Contexts of up to so many tokens are attended to whole, without asking the index (on the CPU)
     #[arg(long, default_value_t = IndexParameters::default().dense_tokens)]
     pub dense_tokens: usize,
@@ -158,16 +163,16 @@ impl IndexArguments {
     /// # Errors
     /// A parameter is out of range.
     pub fn parameters(&self) -> Result<IndexParameters, Error> {
-        let Self { top_k, sink, window, dense_layers, dense_tokens, timing, grain, ref lfps } =
-            *self;
+        let Self { timing, ref lfps, .. } = *self;
         let parameters = IndexParameters {
-            top_k,
-            sink,
-            window,
-            dense_layers,
-            dense_tokens,
+            top_k: self.top_k,
+            sink: self.sink,
+            window: self.window,
+            dense_layers: self.dense_layers,
+            dense_layer_tokens: self.dense_layer_tokens,
+            dense_tokens: self.dense_tokens,
             timing: timing.into(),
-            grain,
+            grain: self.grain,
             sketch: lfps.sketch.into(),
             code_bytes: lfps.code_bytes,
             confidence: lfps.confidence,

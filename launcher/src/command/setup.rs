@@ -65,17 +65,21 @@ pub(super) fn settings(
         .check(memory::available(&root))?;
     let topology = Topology::read(&root);
     let placement = topology.choose(&machine.request())?;
-    let selected = index.most_blocks(geometry.block_tokens as usize, tokens);
+    // What a GPU holds whole it attends to whole.
+    let dense_layer_tokens = if device.used.is_cuda() { tokens } else { index.dense_layer_tokens };
+    let index = IndexParameters { dense_layer_tokens, ..index };
+    let selected = |top_k: usize| index.most_blocks(top_k, geometry.block_tokens as usize, tokens);
     let cache_blocks = CacheRequest {
         asked: machine.gpu_kv_bytes.map(|size| size.as_u64()),
-        selected: selected as u64,
+        selected: selected(index.top_k) as u64,
         context: geometry.blocks(tokens) as u64,
         heads: selecting_heads(&index, &geometry),
         block_bytes: geometry.block_bytes() as u64,
     }
     .decide()?;
     let number = |value: usize| u32::try_from(value).map_err(Error::internal);
-    let arena = ArenaConfig { geometry, capacity_tokens, max_selected_blocks: number(selected)? };
+    let max_selected_blocks = number(selected(index.widest(tokens)))?;
+    let arena = ArenaConfig { geometry, capacity_tokens, max_selected_blocks };
     let layout =
         Layout::new(arena).map_err(|error| Error::new(Exit::DoesNotFit, "arena", error))?;
     let memory = ArenaRequest {

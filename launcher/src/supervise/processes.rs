@@ -125,6 +125,7 @@ impl Processes {
             decode_cores: placement.worker_cpus.value.as_slice().to_vec(),
             lent_core: placement.lent_core(),
             dense_layers: count(index.dense_layers),
+            dense_layer_tokens: index.dense_layer_tokens as u64,
             // A GPU holds the whole context in dense layers alone, and its queries are read once a layer.
             dense_tokens: if on_gpu { 0 } else { index.dense_tokens as u64 },
             rehearses: !on_gpu && index.timing == Timing::Rehearsed,

@@ -29,8 +29,10 @@ pub enum ToWorker<Sampling> {
         decode_cores: Vec<u32>,
         /// The indexer's core, if decode may use it while the indexer sleeps.
         lent_core: Option<u32>,
-        /// Layers, from the first, that attend to every key.
+        /// Layers, from the first, that attend to every key in contexts of up to `dense_layer_tokens`.
         dense_layers: u32,
+        /// Tokens of a context up to which these layers attend to every key.
+        dense_layer_tokens: u64,
         /// Contexts of up to so many tokens attend to every key.
         dense_tokens: u64,
         /// Whether the indexer is told which queries to expect.
