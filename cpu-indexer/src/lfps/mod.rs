@@ -239,8 +239,8 @@ impl Lfps {
     }
 
     /// Selects, for the queries of the token after those in `view`, from candidates: those that expected queries have left in
-    /// `proposal`, unless the true ones prove too unlike. The middle must be larger than the head's `top_k`. What the selection tells about the
-    /// head may be left in `proposal`, for [`Lfps::learn`].
+    /// `proposal`, unless the true ones prove too unlike. The middle must be larger than the head's `top_k`. What the selection
+    /// tells about the head may be left in `proposal`, for [`Lfps::learn`].
     pub(crate) fn select(
         &mut self,
         head: &mut LfpsHead,
