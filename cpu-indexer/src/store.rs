@@ -130,7 +130,7 @@ impl<'a> Store<'a> {
         let Some(index) = index else { return Ok(Vec::new()) };
         self.check_cache(index.parameters())?;
         let geometry = self.arena.geometry();
-        let blocks = geometry.blocks(self.capacity().next_multiple_of(SLAB_TOKENS));
+        let blocks = geometry.blocks(self.arena.layout().capacity().next_multiple_of(SLAB_TOKENS));
         let heads = geometry.layers * geometry.kv_heads;
         Ok((0..heads).map(|_| Residency::new(self.cache_blocks, blocks)).collect())
     }
@@ -138,15 +138,10 @@ impl<'a> Store<'a> {
     /// Makes sure that a selection always fits the worker's block cache.
     fn check_cache(&self, parameters: &IndexParameters) -> Result<(), CacheTooSmall> {
         let block_tokens = self.arena.geometry().block_tokens as usize;
-        let blocks = parameters.most_blocks(parameters.top_k, block_tokens, self.capacity());
+        let blocks =
+            parameters.most_blocks(parameters.top_k, block_tokens, self.arena.layout().capacity());
         let slots = self.cache_blocks;
         if blocks <= slots { Ok(()) } else { Err(CacheTooSmall { slots, blocks }) }
-    }
-
-    /// Tokens that a sequence may have.
-    fn capacity(&self) -> usize {
-        let capacity = self.arena.layout().config().capacity_tokens;
-        usize::try_from(capacity).unwrap_or(usize::MAX)
     }
 
     fn index(&self, policy: AttentionPolicy, top_k: u32) -> Result<Option<Index>, ParameterError> {
@@ -158,7 +153,7 @@ impl<'a> Store<'a> {
         let geometry = *self.arena.geometry();
         let parameters = IndexParameters { top_k: top_k as usize, ..self.parameters.clone() };
         let scale = softmax_scale(&geometry);
-        Index::new(geometry, scale, policy, parameters, self.capacity()).map(Some)
+        Index::new(geometry, scale, policy, parameters, self.arena.layout().capacity()).map(Some)
     }
 
     /// Makes room for `tokens` tokens in all, taking memory from the calling thread's node.

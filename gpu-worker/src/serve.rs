@@ -157,8 +157,6 @@ fn work(
         .map_err(|error| Failure::new("profile_unwritable", error))?;
     let device = backend.attention(&arena, counters, &pools, demand).map_err(device_failure)?;
     let attention = ArenaAttention::new(&arena, device, counters, recorder);
-    let capacity =
-        usize::try_from(arena.layout().config().capacity_tokens).map_err(Failure::internal)?;
     let plan = Plan {
         policy: AttentionPolicy::Full,
         top_k: 0,
@@ -168,7 +166,8 @@ fn work(
         dense_tokens: usize::try_from(start.dense_tokens).unwrap_or(usize::MAX),
         rehearses: start.rehearses,
     };
-    let mut engine = Engine::new(&model, attention, &pools, counters, capacity, plan);
+    let mut engine =
+        Engine::new(&model, attention, &pools, counters, arena.layout().capacity(), plan);
     codec::write(control, &FromWorker::Ready).map_err(Failure::internal)?;
     while let Ok(task) = requests.recv() {
         cancelled.store(false, Ordering::Relaxed);

@@ -116,11 +116,6 @@ impl<'a> ArenaAttention<'a> {
         self.arena.geometry().token_bytes()
     }
 
-    /// Tokens that a text may have.
-    fn capacity(&self) -> usize {
-        usize::try_from(self.arena.layout().config().capacity_tokens).unwrap_or(usize::MAX)
-    }
-
     /// Starts a text with room for `tokens` tokens, `prompt_tokens` of which are its prompt. Its first `kept` tokens are
     /// those of the text before: their keys and values are there. The others must be given again.
     ///
@@ -198,8 +193,8 @@ impl<'a> ArenaAttention<'a> {
         Ok(self.wait_until_told(stretched_to)?)
     }
 
-    /// Tells the indexer of all `tokens` tokens of the text, in the layers where it will be asked at the next step, or where there is
-    /// much to tell.
+    /// Tells the indexer of all `tokens` tokens of the text, in the layers where it will be asked at the next step, or where there
+    /// is much to tell.
     fn tell_appended(&mut self, tokens: usize) -> Result<(), LinkError> {
         for layer in 0..self.told.len() {
             let untold = tokens - self.told[layer];
@@ -234,7 +229,8 @@ impl<'a> ArenaAttention<'a> {
 
     /// Whether the indexer may be asked for the blocks of `layer` before the arena is full.
     fn selects(&self, layer: usize) -> bool {
-        self.plan.policy != AttentionPolicy::Full && !self.is_dense(layer, self.capacity())
+        self.plan.policy != AttentionPolicy::Full
+            && !self.is_dense(layer, self.arena.layout().capacity())
     }
 
     /// Whether the indexer is asked for the blocks that the token at the position `start` attends to in `layer`.

@@ -144,6 +144,12 @@ impl Layout {
         &self.config
     }
 
+    /// Tokens that all sequences together may have.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        usize::try_from(self.config.capacity_tokens).unwrap_or(usize::MAX)
+    }
+
     /// Shape of the KV cache.
     #[must_use]
     pub const fn geometry(&self) -> &Geometry {

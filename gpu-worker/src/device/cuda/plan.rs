@@ -40,7 +40,7 @@ impl MemoryPlan {
         let Demand { dense_layers, cache_blocks, weights } = demand;
         let Geometry { layers, kv_heads, block_tokens, .. } = *layout.geometry();
         let block_bytes = layout.geometry().block_bytes();
-        let context = usize::try_from(layout.config().capacity_tokens).unwrap_or(usize::MAX);
+        let context = layout.capacity();
         let resident_layers = dense_layers.min(layers as usize);
         let heads = |layers: usize| layers * kv_heads as usize * block_bytes;
         let passing_tokens = 2 * PART_TOKENS + FRESH_TOKENS;

@@ -41,7 +41,7 @@ impl Sizes {
         let &Geometry { heads, kv_heads, head_dim, block_tokens, .. } = geometry;
         let [heads, kv_heads, block_tokens] =
             [heads, kv_heads, block_tokens].map(|count| count as usize);
-        let context = usize::try_from(layout.config().capacity_tokens).unwrap_or(usize::MAX);
+        let context = layout.capacity();
         let selected = layout.config().max_selected_blocks as usize;
         let chunk_blocks = FRESH_TOKENS / block_tokens + 2;
         let parts = context.div_ceil(PART_TOKENS);
