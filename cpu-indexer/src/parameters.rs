@@ -47,8 +47,8 @@ pub enum Timing {
     Ahead,
 }
 
-/// How many times as many tokens the first layers choose as the others, in contexts that they do not attend to whole: their attention
-/// is spread more widely.
+/// How many times as many tokens the first layers choose as the others, in contexts that they do not attend to whole: their
+/// attention is spread more widely.
 pub const WIDENING: usize = 4;
 
 /// What can be set about an index.
@@ -213,8 +213,8 @@ impl IndexParameters {
         if self.is_dense(0, tokens) { self.top_k } else { self.top_k_of(0) }
     }
 
-    /// The most blocks of `block_tokens` tokens that a KV head which chooses `top_k` tokens attends to at one step in a context of at
-    /// most `tokens` tokens: one for each chosen key, and those of sink and window.
+    /// The most blocks of `block_tokens` tokens that a KV head which chooses `top_k` tokens attends to at one step in a context of
+    /// at most `tokens` tokens: one for each chosen key, and those of sink and window.
     #[must_use]
     pub const fn most_blocks(&self, top_k: usize, block_tokens: usize, tokens: usize) -> usize {
         // A window may begin and end within a block.

@@ -429,17 +429,17 @@ impl Indexer<'_> {
         // A block that begins with the newest token is filled by the worker itself, so it never travels.
         let block_tokens = geometry.block_tokens as usize;
         let begun = (tokens % block_tokens == 1).then_some(tokens / block_tokens);
-        let mut misses = 0;
+        let (mut hits, mut misses) = (0, 0);
         let mut masks = Masks::new(selection, zones, block_tokens, grain);
         blocks.clear();
         let placed = |Placed { block, slot, miss }| {
             let travels = miss && Some(block as usize) != begun;
+            hits += u64::from(!travels);
             misses += u64::from(travels);
             blocks.push(SelectedBlock::new(block, slot, travels, masks.of(block)));
         };
-        // A GPU holds the first layers whole: nothing of them would travel.
-        let is_resident = state.layer < state.index.parameters().dense_layers;
-        let evictions = if is_resident {
+        // A GPU holds the first layers whole: nothing of them would travel, and no cache is asked.
+        let evictions = if state.layer < state.index.parameters().dense_layers {
             let resident = |&block| SelectedBlock::new(block, block, false, masks.of(block));
             blocks.extend(selection.blocks.iter().map(resident));
             0
@@ -454,7 +454,6 @@ impl Indexer<'_> {
         let counters = self.counters;
         counters.evictions.add(evictions as u64);
         counters.miss_blocks.add(misses);
-        let hits = if is_resident { 0 } else { blocks.len() as u64 - misses };
         counters.hit_blocks.add(hits);
         let bytes = misses * geometry.block_bytes() as u64;
         counters.shipped_bytes.add(bytes);

@@ -163,7 +163,7 @@ impl IndexArguments {
     /// # Errors
     /// A parameter is out of range.
     pub fn parameters(&self) -> Result<IndexParameters, Error> {
-        let Self { timing, ref lfps, .. } = *self;
+        let lfps = &self.lfps;
         let parameters = IndexParameters {
             top_k: self.top_k,
             sink: self.sink,
@@ -171,7 +171,7 @@ impl IndexArguments {
             dense_layers: self.dense_layers,
             dense_layer_tokens: self.dense_layer_tokens,
             dense_tokens: self.dense_tokens,
-            timing: timing.into(),
+            timing: self.timing.into(),
             grain: self.grain,
             sketch: lfps.sketch.into(),
             code_bytes: lfps.code_bytes,
