@@ -23,13 +23,12 @@ queries. Needs the network once, for pip; packages go to a virtual environment i
 import argparse
 import json
 import os
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 import environment
+from command_line import number, output_of, positive
 
 PACKAGES = ["faiss-cpu==1.15.1", "numpy==2.4.6", "usearch==2.26.6"]
 THREADS = ["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"]
@@ -41,14 +40,14 @@ def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hindsight", default="target/release/hindsight", help="the program [target/release/hindsight]")
     parser.add_argument("--trace", required=True, help="recorded attention to take vectors from (`hindsight trace record`)")
-    parser.add_argument("--context", type=int, default=131072)
-    parser.add_argument("--kv-heads", type=int, default=2)
-    parser.add_argument("--group", type=int, default=4)
-    parser.add_argument("--head-dim", type=int, default=128)
-    parser.add_argument("--top-k", type=int, default=2048)
-    parser.add_argument("--steps", type=int, default=16)
-    parser.add_argument("--kv-dtype", choices=["bf16", "f16"], default="bf16")
-    parser.add_argument("--core", type=int, default=max(os.sched_getaffinity(0)))
+    parser.add_argument("--context", type=positive, default=131072, help="tokens [131072]")
+    parser.add_argument("--kv-heads", type=positive, default=2, help="KV heads [2]")
+    parser.add_argument("--group", type=positive, default=4, help="query heads for each KV head [4]")
+    parser.add_argument("--head-dim", type=positive, default=128, help="elements of a key [128]")
+    parser.add_argument("--top-k", type=positive, default=2048, help="keys that are searched for [2048]")
+    parser.add_argument("--steps", type=positive, default=16, help="decode steps [16]")
+    parser.add_argument("--kv-dtype", choices=["bf16", "f16"], default="bf16", help="element type of Hindsight's keys [bf16]")
+    parser.add_argument("--core", type=number, default=max(os.sched_getaffinity(0)), help="the core to run on [the last]")
     parser.add_argument("--without", nargs="*", default=[], choices=["faiss", "usearch"], help="leave out")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     return parser.parse_args()
@@ -61,7 +60,7 @@ def hindsight(options, directory):
         command += ["--" + name.replace("_", "-"), str(getattr(options, name))]
     if options.trace:
         command += ["--trace", options.trace]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    output_of(*command)
     return json.loads((Path(directory) / "bench.json").read_text())
 
 

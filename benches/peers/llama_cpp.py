@@ -14,12 +14,12 @@ import ctypes
 import json
 import os
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import environment
+from command_line import number, numbers, output_of, positive
 
 PACKAGES = ["llama-cpp-python==0.3.36"]
 BOOK = Path(__file__).parents[2] / "examples" / "alice.txt"
@@ -27,24 +27,16 @@ REPEATED = 2048
 BATCH = 512
 
 
-def positive(text):
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is less than 1")
-    return number
-
-
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hindsight", default="target/release/hindsight", help="the program [target/release/hindsight]")
     parser.add_argument("--model", default="smollm2-135m", help="a name that `hindsight pull` knows, or a GGUF file")
-    numbers = lambda text: [int(part) for part in text.split(",")]
     parser.add_argument("--depth", type=numbers, default=[0, 1024, 8000, 32768], help="tokens before the first step")
     parser.add_argument("--prefill", type=numbers, default=[512, 4096], help="tokens of prompts to read")
     parser.add_argument("--tokens", type=positive, default=32, help="tokens to decode in each turn")
-    parser.add_argument("--longest-read", type=int, default=8000, help="deepest context that is read")
+    parser.add_argument("--longest-read", type=number, default=8000, help="deepest context that is read")
     parser.add_argument("--turns", type=positive, default=3, help="how often everything is timed")
-    parser.add_argument("--threads", type=positive, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--threads", type=positive, default=len(os.sched_getaffinity(0)), help="threads of each [all cores]")
     parser.add_argument(
         "--plain-weights",
         action="store_true",
@@ -63,12 +55,10 @@ class Hindsight:
     def model(self):
         if Path(self.options.model).exists():
             return self.options.model
-        pulled = subprocess.run([self.options.hindsight, "pull", self.options.model, "--json"], check=True, stdout=subprocess.PIPE)
-        return json.loads(pulled.stdout)["path"]
+        return json.loads(output_of(self.options.hindsight, "pull", self.options.model, "--json"))["path"]
 
     def bench(self, *arguments):
-        done = subprocess.run([*self.command, *arguments, *self.common], check=True, stdout=subprocess.PIPE)
-        return json.loads(done.stdout)
+        return json.loads(output_of(*self.command, *arguments, *self.common))
 
     def decode(self):
         """Tokens per second, and what stages of a step take, by (attention, depth)."""
