@@ -14,9 +14,10 @@ def number(text):
 
 def positive(text):
     """A whole number from 1 on."""
-    if number(text) < 1:
+    value = number(text)
+    if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is less than 1")
-    return int(text)
+    return value
 
 
 def numbers(text):

@@ -56,10 +56,8 @@ def arguments():
 def hindsight(options, directory):
     """Times Hindsight's own steps, and leaves its vectors in `directory`."""
     command = [options.hindsight, "bench", "index", "--json", "--export", directory]
-    for name in ["context", "kv_heads", "group", "head_dim", "top_k", "steps", "kv_dtype", "core"]:
+    for name in ["trace", "context", "kv_heads", "group", "head_dim", "top_k", "steps", "kv_dtype", "core"]:
         command += ["--" + name.replace("_", "-"), str(getattr(options, name))]
-    if options.trace:
-        command += ["--trace", options.trace]
     output_of(*command)
     return json.loads((Path(directory) / "bench.json").read_text())
 
