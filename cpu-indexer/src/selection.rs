@@ -80,7 +80,7 @@ impl Selection {
     pub fn with_capacity(top_k: usize, max_tokens: usize) -> Self {
         Self {
             tokens: Vec::with_capacity(top_k.min(max_tokens)),
-            blocks: Vec::with_capacity(max_tokens.div_ceil(8)),
+            blocks: Vec::with_capacity(max_tokens.div_ceil(8) + top_k.min(max_tokens)),
             effort: Effort::default(),
         }
     }
@@ -101,12 +101,17 @@ impl Selection {
         };
         self.blocks.extend(blocks(0..zones.sink));
         let shift = block_tokens.trailing_zeros();
-        for token in &self.tokens {
+        let begun = self.blocks.last().map_or(0, |last| (last + 1) << shift);
+        let tokens = &self.tokens[self.tokens.partition_point(|&token| token < begun)..];
+        let mut found = self.blocks.len();
+        self.blocks.resize(found + tokens.len(), 0);
+        for (at, token) in tokens.iter().enumerate() {
+            // Which token is the last of its block cannot be foreseen, so nothing branches on it.
             let block = token >> shift;
-            if self.blocks.last().is_none_or(|&last| last < block) {
-                self.blocks.push(block);
-            }
+            self.blocks[found] = block;
+            found += usize::from(tokens.get(at + 1).is_none_or(|next| next >> shift != block));
         }
+        self.blocks.truncate(found);
         let window = blocks(zones.window..zones.tokens);
         let next = self.blocks.last().map_or(0, |last| last + 1);
         self.blocks.extend(window.start.max(next)..window.end);

@@ -74,6 +74,23 @@ pub(crate) fn select(
     }
 }
 
+/// Appends to `out` the weights of the `picked` tokens, all of which are among `tokens`; both ascend.
+pub(crate) fn weights_of(picked: &[u32], tokens: &[u32], weights: &[f32], out: &mut Vec<f32>) {
+    debug_assert_eq!(tokens.len(), weights.len());
+    let first = out.len();
+    out.resize(first + picked.len(), 0.0);
+    let (out, mut at) = (&mut out[first..], 0);
+    for (&token, &weight) in tokens.iter().zip(weights) {
+        if at == picked.len() {
+            return;
+        }
+        // Written again until the token is the one: which is which cannot be foreseen, and a branch would be.
+        out[at] = weight;
+        at += usize::from(token == picked[at]);
+    }
+    debug_assert_eq!(at, picked.len(), "a picked token is none of the tokens");
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -88,8 +105,12 @@ mod tests {
         expected.sort_unstable();
         let mut found = Vec::new();
         select(Kernels::detect(), &tokens, weights, k, &mut Vec::new(), &mut found);
+        let of_found: Vec<f32> = expected.iter().map(|&at| weights[at]).collect();
         let expected: Vec<u32> = expected.iter().map(|&at| tokens[at]).collect();
         assert_eq!(found, expected);
+        let mut found_weights = Vec::new();
+        weights_of(&found, &tokens, weights, &mut found_weights);
+        assert_eq!(found_weights, of_found);
     }
 
     proptest! {

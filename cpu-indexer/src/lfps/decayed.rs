@@ -1,5 +1,8 @@
 //! Things attended again and again, by a score that fades.
 
+use crate::kernels::Kernels;
+use crate::topk;
+
 /// Numbers (positions, or distances) with decayed scores, of which only the best are remembered.
 #[derive(Debug, Clone)]
 pub(super) struct DecayedSet {
@@ -34,51 +37,42 @@ impl DecayedSet {
         self.numbers.len() * (size_of::<u32>() + size_of::<f32>())
     }
 
-    /// Shrinks all scores by `decay`, then adds the weights of `seen`, whose numbers ascend.
-    pub(super) fn observe(&mut self, decay: f32, seen: impl Iterator<Item = (u32, f32)>) {
+    /// Shrinks all scores by `decay`, then adds the weights of the `count` numbers seen, which ascend.
+    pub(super) fn observe(
+        &mut self,
+        kernels: Kernels,
+        decay: f32,
+        count: usize,
+        seen: impl Fn(usize) -> (u32, f32),
+        narrowed: &mut Vec<f32>,
+    ) {
         if self.budget == 0 {
             return;
         }
-        self.merged_numbers.clear();
-        self.merged_scores.clear();
-        let mut old = self.numbers.iter().copied().zip(self.scores.iter().copied()).peekable();
-        for (number, weight) in seen {
-            while let Some((known, score)) = old.next_if(|(known, _)| *known < number) {
-                self.merged_numbers.push(known);
-                self.merged_scores.push(decay * score);
-            }
-            let before = old.next_if(|(known, _)| *known == number).map_or(0.0, |(_, score)| score);
-            self.merged_numbers.push(number);
-            self.merged_scores.push(decay * before + weight);
+        let Self { numbers, scores, merged_numbers, merged_scores, .. } = self;
+        merged_numbers.clear();
+        merged_scores.clear();
+        let (mut old, mut new) = (0, 0);
+        while old < numbers.len() && new < count {
+            let (known, (number, weight)) = (numbers[old], seen(new));
+            // Which comes first cannot be foreseen, so nothing branches on it.
+            let (is_known, is_seen) = (known <= number, number <= known);
+            let score = if is_known { decay * scores[old] } else { 0.0 };
+            merged_numbers.push(known.min(number));
+            merged_scores.push(score + if is_seen { weight } else { 0.0 });
+            old += usize::from(is_known);
+            new += usize::from(is_seen);
         }
-        for (known, score) in old {
-            self.merged_numbers.push(known);
-            self.merged_scores.push(decay * score);
+        merged_numbers.extend_from_slice(&numbers[old..]);
+        merged_scores.extend(scores[old..].iter().map(|score| decay * score));
+        for (number, weight) in (new..count).map(seen) {
+            merged_numbers.push(number);
+            merged_scores.push(weight);
         }
-        self.keep_best();
-    }
-
-    fn keep_best(&mut self) {
-        self.numbers.clear();
-        self.scores.clear();
-        let mut surplus = self.merged_scores.len().saturating_sub(self.budget);
-        let cut = if surplus == 0 {
-            f32::NEG_INFINITY
-        } else {
-            self.scores.extend_from_slice(&self.merged_scores);
-            let (_, cut, _) = self.scores.select_nth_unstable_by(surplus, f32::total_cmp);
-            *cut
-        };
-        self.scores.clear();
-        surplus -= self.merged_scores.iter().filter(|&&score| score < cut).count().min(surplus);
-        for (&number, &score) in self.merged_numbers.iter().zip(&self.merged_scores) {
-            if score == cut && surplus > 0 {
-                surplus -= 1;
-            } else if score >= cut {
-                self.numbers.push(number);
-                self.scores.push(score);
-            }
-        }
+        numbers.clear();
+        scores.clear();
+        topk::select(kernels, merged_numbers, merged_scores, self.budget, narrowed, numbers);
+        topk::weights_of(numbers, merged_numbers, merged_scores, scores);
     }
 }
 
@@ -86,29 +80,33 @@ impl DecayedSet {
 mod tests {
     use super::*;
 
+    fn observe(set: &mut DecayedSet, seen: &[(u32, f32)]) {
+        set.observe(Kernels::detect(), 0.5, seen.len(), |at| seen[at], &mut Vec::new());
+    }
+
     #[test]
     fn what_recurs_outlives_what_does_not() {
         let mut set = DecayedSet::new(2, 3);
-        set.observe(0.5, [(1, 1.0), (5, 1.0), (9, 1.5)].into_iter());
-        set.observe(0.5, [(5, 1.0)].into_iter());
+        observe(&mut set, &[(1, 1.0), (5, 1.0), (9, 1.5)]);
+        observe(&mut set, &[(5, 1.0)]);
         assert_eq!(set.numbers(), [5, 9]);
-        set.observe(0.5, [(2, 1.2), (5, 1.0)].into_iter());
+        observe(&mut set, &[(2, 1.2), (5, 1.0)]);
         assert_eq!(set.numbers(), [2, 5]);
     }
 
     #[test]
     fn of_equals_only_the_budget_is_kept() {
         let mut set = DecayedSet::new(3, 5);
-        set.observe(0.5, (0..5).map(|number| (number, 1.0)));
+        observe(&mut set, &[0, 1, 2, 3, 4].map(|number| (number, 1.0)));
         assert_eq!(set.numbers().len(), 3);
-        set.observe(0.5, std::iter::empty());
+        observe(&mut set, &[]);
         assert_eq!(set.numbers().len(), 3);
     }
 
     #[test]
     fn a_budget_of_nothing_remembers_nothing() {
         let mut set = DecayedSet::new(0, 5);
-        set.observe(0.5, [(1, 1.0)].into_iter());
+        observe(&mut set, &[(1, 1.0)]);
         assert!(set.numbers().is_empty() && set.bytes() == 0);
     }
 }

@@ -2,6 +2,7 @@
 
 use super::bitmap::Bitmap;
 use super::decayed::DecayedSet;
+use crate::kernels::Kernels;
 use crate::parameters::{IndexParameters, times};
 use crate::selection::{Zones, number};
 
@@ -71,18 +72,25 @@ impl History {
         }
     }
 
-    /// Takes in the `selected` tokens (ascending) of the step with `tokens` tokens, given weights of at least these.
+    /// Takes in the `selected` tokens (ascending) of the step with `tokens` tokens, and their `weights`.
     pub(super) fn observe(
         &mut self,
+        kernels: Kernels,
         decay: f32,
         tokens: usize,
         selected: &[u32],
-        weights: impl Fn(u32) -> f32 + Copy,
+        weights: &[f32],
+        narrowed: &mut Vec<f32>,
     ) {
-        self.vertical.observe(decay, selected.iter().map(|&token| (token, weights(token))));
+        let count = selected.len();
+        let positions = |at: usize| (selected[at], weights[at]);
+        self.vertical.observe(kernels, decay, count, positions, narrowed);
         let position = number(tokens - 1);
-        let distances = selected.iter().rev().map(|&token| (position - token, weights(token)));
-        self.slash.observe(decay, distances);
+        let distances = |at: usize| {
+            let at = count - 1 - at;
+            (position - selected[at], weights[at])
+        };
+        self.slash.observe(kernels, decay, count, distances, narrowed);
         self.last.clear();
         self.last.extend_from_slice(selected);
     }

@@ -133,6 +133,7 @@ pub(crate) struct Lfps {
     set: Bitmap,
     scores: Scores,
     weights: Vec<f32>,
+    selected_weights: Vec<f32>,
     narrowed: Vec<f32>,
     coding: EncodeScratch,
 }
@@ -159,6 +160,7 @@ impl Lfps {
             most,
             scores: Scores::with_capacity(group, anchors),
             weights: Vec::with_capacity(most),
+            selected_weights: Vec::with_capacity(widest.min(max_tokens)),
             narrowed: Vec::with_capacity(most),
             coding: EncodeScratch::default(),
             parameters,
@@ -526,9 +528,17 @@ impl Lfps {
     ) {
         self.note_strongest(head, candidates, weights);
         if self.parameters.sketch != SketchUse::Always {
-            let weight_of =
-                |token: u32| candidates.binary_search(&token).map_or(0.0, |at| weights[at]);
-            head.history.observe(self.parameters.decay, zones.tokens, &out.tokens, weight_of);
+            let Self { kernels, parameters, selected_weights, narrowed, .. } = self;
+            selected_weights.clear();
+            topk::weights_of(&out.tokens, candidates, weights, selected_weights);
+            head.history.observe(
+                *kernels,
+                parameters.decay,
+                zones.tokens,
+                &out.tokens,
+                selected_weights,
+                narrowed,
+            );
         }
     }
 
