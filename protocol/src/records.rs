@@ -185,6 +185,9 @@ pub enum Request<'a> {
     },
 }
 
+/// Mean cosine of the expected and true queries of a KV head's group below which what the expected ones proposed is not used.
+pub const LEAST_ALIKE: f32 = 0.85;
+
 const OPEN: u32 = 1;
 const RESERVE: u32 = 2;
 const CLOSE: u32 = 3;

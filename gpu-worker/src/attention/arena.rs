@@ -9,7 +9,8 @@ use hindsight_protocol::profile::{Activity, Detail, Recorder};
 use hindsight_protocol::records::{AttentionPolicy, Request, SelectedBlock};
 use hindsight_protocol::telemetry::WorkerCounters;
 
-use super::{Attention, AttentionResult};
+use super::rehearsals::Rehearsals;
+use super::{Attention, AttentionResult, Rehearsal};
 use crate::device::{AttentionDevice, Chunk, DeviceError, Selections};
 use crate::link::{IndexerLink, LinkError, Place};
 
@@ -73,6 +74,7 @@ pub struct ArenaAttention<'a> {
     phase: Phase,
     /// Tokens that the indexer has been told of, per layer.
     told: Vec<usize>,
+    rehearsals: Rehearsals,
     pub(crate) recorder: Recorder,
     /// Queries on their way to the indexer.
     queries: Vec<f32>,
@@ -105,6 +107,11 @@ impl<'a> ArenaAttention<'a> {
             plan,
             phase: Phase::Decode,
             told: vec![0; arena.geometry().layers as usize],
+            rehearsals: Rehearsals::new(
+                arena.geometry().layers as usize,
+                arena.geometry().group(),
+                arena.geometry().head_dim as usize,
+            ),
             recorder,
             queries: Vec::new(),
         }
@@ -148,6 +155,7 @@ impl<'a> ArenaAttention<'a> {
         self.device.record_timeline(&mut self.recorder)?;
         self.plan = plan;
         self.told.fill(kept);
+        self.rehearsals.reset();
         self.phase = Phase::Prefill { prompt_tokens };
         Ok(())
     }
@@ -404,21 +412,24 @@ impl Attention for ArenaAttention<'_> {
         }
     }
 
-    fn rehearses(&self, layer: usize, start: usize) -> bool {
-        self.plan.rehearses && self.plan.policy == AttentionPolicy::Lfps && self.asks(layer, start)
+    fn rehearses(&self, layer: usize, start: usize) -> Option<Rehearsal> {
+        let wanted = self.plan.rehearses && self.plan.policy == AttentionPolicy::Lfps;
+        if wanted && self.asks(layer, start) { self.rehearsals.of(layer) } else { None }
     }
 
     fn announce(&mut self, layer: usize, start: usize, q: &Tensor) -> AttentionResult<()> {
         if self.asks(layer, start) && self.asks_early() {
             self.send_queries(Chunk { layer, start, tokens: 1 }, q)?;
+            self.rehearsals.compare(layer, &self.queries);
         }
         Ok(())
     }
 
     fn rehearse(&mut self, layer: usize, start: usize, q: &Tensor) -> AttentionResult<()> {
         self.device.read_queries(q, 0..1, &mut self.queries)?;
-        let (sequence, layer, position) = (SEQUENCE, index(layer), start as u64);
         let query = self.queries.as_slice();
+        self.rehearsals.tell(layer, query);
+        let (sequence, layer, position) = (SEQUENCE, index(layer), start as u64);
         Ok(self.link.tell(&Request::Rehearse { sequence, layer, position, query })?)
     }
 }

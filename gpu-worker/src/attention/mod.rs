@@ -1,6 +1,7 @@
 //! The seam between the model and whatever holds its KV cache.
 
 pub mod arena;
+mod rehearsals;
 
 use std::error::Error;
 
@@ -11,6 +12,15 @@ use candle_core::Tensor;
 /// The error is boxed so that an implementation keeps its own type; [`crate::model::ModelError::Attention`] carries it
 /// as its source, where a caller can downcast it.
 pub type AttentionResult<T = Tensor> = Result<T, Box<dyn Error + Send + Sync>>;
+
+/// The residual stream from which a layer's queries are told ahead of time: a stream changes little from layer to layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rehearsal {
+    /// The stream that enters the layer before, as soon as that layer's own queries are there.
+    Early,
+    /// The stream that enters the feed-forward part of the layer before: later, and closer to the one to come.
+    Late,
+}
 
 /// Causal attention of one layer, together with the KV cache it reads.
 ///
@@ -44,10 +54,10 @@ pub trait Attention {
     ) -> AttentionResult;
 
     /// Whether the attention wants to be told, ahead of `layer`, which queries the token at the position `start` is likely to
-    /// have there.
-    fn rehearses(&self, layer: usize, start: usize) -> bool {
+    /// have there, and from which stream they are to be made.
+    fn rehearses(&self, layer: usize, start: usize) -> Option<Rehearsal> {
         let _ = (layer, start);
-        false
+        None
     }
 
     /// Tells which queries, `[1, heads, head_dim]`, the token at the position `start` is likely to have in `layer`, to which

@@ -1,5 +1,7 @@
 //! One transformer layer: what surrounds the attention.
 
+use std::error::Error;
+
 use candle_core::{Device, Tensor};
 
 use super::linear::Linear;
@@ -8,9 +10,19 @@ use super::tensors::TensorReader;
 use super::{Architecture, ModelConfig, ModelError, ops};
 use crate::attention::Attention;
 
+/// A chunk of tokens on its way through the layers.
+pub(super) struct Pass<'a> {
+    pub(super) config: &'a ModelConfig,
+    /// Position of the chunk's first token.
+    pub(super) start: usize,
+    pub(super) rope: &'a RopeTable,
+    pub(super) attention: &'a mut dyn Attention,
+}
+
 /// The weights of one layer.
 #[derive(Debug)]
 pub(super) struct Layer {
+    index: usize,
     attention_norm: Tensor,
     query: Linear,
     key: Linear,
@@ -42,6 +54,7 @@ impl Layer {
             Ok(linear(part, outputs, config.embedding)?.with_bias(bias))
         };
         Ok(Self {
+            index,
             attention_norm: norm("attn_norm")?,
             query: projection("attn_q", config.query_width())?,
             key: projection("attn_k", config.kv_width())?,
@@ -54,23 +67,24 @@ impl Layer {
         })
     }
 
-    /// Queries, keys and values of the residual stream `x`, given to the attention: `[tokens, heads * head_dim]`.
+    /// Queries, keys and values of the residual `stream`, given to the attention: `[tokens, heads * head_dim]`. Of a single token
+    /// the queries that `next`, if it is given, is expected to have are told as soon as its own have been.
     pub(super) fn attend(
         &self,
-        config: &ModelConfig,
-        index: usize,
-        start: usize,
-        x: &Tensor,
-        rope: &RopeTable,
-        attention: &mut dyn Attention,
+        pass: &mut Pass<'_>,
+        stream: &Tensor,
+        next: Option<&Self>,
     ) -> Result<Tensor, ModelError> {
-        let tokens = x.dim(0)?;
-        let x = ops::rms_norm(x, &self.attention_norm, config.rms_epsilon)?;
-        let failed = |source| ModelError::Attention { layer: index, source };
+        let &mut Pass { config, start, rope, .. } = pass;
+        let tokens = stream.dim(0)?;
+        let x = ops::rms_norm(stream, &self.attention_norm, config.rms_epsilon)?;
         let (q, [k, v]) = if tokens == 1 {
             // Whoever selects keys need not wait for the token's own.
             let q = rotated(&self.query.forward(&x)?, config.heads, config, rope)?;
-            attention.announce(index, start, &q).map_err(failed)?;
+            pass.attention.announce(self.index, start, &q).map_err(|error| self.failed(error))?;
+            if let Some(next) = next {
+                next.rehearse(pass, stream)?;
+            }
             (q, Linear::forward_each([&self.key, &self.value], &x)?)
         } else {
             let [q, k, v] = Linear::forward_each([&self.query, &self.key, &self.value], &x)?;
@@ -79,12 +93,13 @@ impl Layer {
         let k = rotated(&k, config.kv_heads, config, rope)?;
         let v = v.reshape((tokens, config.kv_heads, config.head_dim))?;
 
-        let attended = attention.forward(index, start, &q, &k, &v).map_err(failed)?;
+        let attended = pass.attention.forward(self.index, start, &q, &k, &v);
+        let attended = attended.map_err(|error| self.failed(error))?;
         let expected = [tokens, config.query_width()];
         if attended.dims() != expected {
             let found = attended.dims().to_vec();
             return Err(ModelError::AttentionShape {
-                layer: index,
+                layer: self.index,
                 expected: expected.into(),
                 found,
             });
@@ -92,18 +107,16 @@ impl Layer {
         Ok(attended)
     }
 
-    /// The queries, `[tokens, heads, head_dim]`, that this layer would have for the residual stream `x`.
-    ///
-    /// Given the stream as it is before the feed-forward layer that comes before this one, they are close to those to come:
-    /// a residual stream changes little from layer to layer.
-    pub(super) fn queries(
-        &self,
-        config: &ModelConfig,
-        x: &Tensor,
-        rope: &RopeTable,
-    ) -> Result<Tensor, ModelError> {
+    /// Tells the attention which queries this layer would have for the residual stream `x` of one token.
+    pub(super) fn rehearse(&self, pass: &mut Pass<'_>, x: &Tensor) -> Result<(), ModelError> {
+        let &mut Pass { config, start, rope, .. } = pass;
         let x = ops::rms_norm(x, &self.attention_norm, config.rms_epsilon)?;
-        rotated(&self.query.forward(&x)?, config.heads, config, rope)
+        let q = rotated(&self.query.forward(&x)?, config.heads, config, rope)?;
+        pass.attention.rehearse(self.index, start, &q).map_err(|error| self.failed(error))
+    }
+
+    fn failed(&self, source: Box<dyn Error + Send + Sync>) -> ModelError {
+        ModelError::Attention { layer: self.index, source }
     }
 
     /// The residual stream `x` with what was `attended`.

@@ -4,12 +4,12 @@ use std::path::Path;
 
 use candle_core::{Device, Tensor};
 
-use super::layer::Layer;
+use super::layer::{Layer, Pass};
 use super::linear::Linear;
 use super::rope::Rope;
 use super::tensors::TensorReader;
 use super::{ModelConfig, ModelError, RopeScaling, ops};
-use crate::attention::Attention;
+use crate::attention::{Attention, Rehearsal};
 use crate::gguf::GgufFile;
 
 /// Which positions of a chunk need logits. The output head is a large part of a short chunk's work.
@@ -95,22 +95,23 @@ impl Transformer {
             self.layers.split_last().expect("a configuration has at least one layer");
         let rope = self.rope.table(start, tokens.len())?;
 
+        let mut pass = Pass { config: &self.config, start, rope: &rope, attention };
         let mut x = self.embedding.rows(tokens, &self.device)?;
         for (index, layer) in before.iter().enumerate() {
-            let attended = layer.attend(&self.config, index, start, &x, &rope, attention)?;
+            let next = &self.layers[index + 1];
+            let rehearsal =
+                if tokens.len() == 1 { pass.attention.rehearses(index + 1, start) } else { None };
+            let early = (rehearsal == Some(Rehearsal::Early)).then_some(next);
+            let attended = layer.attend(&mut pass, &x, early)?;
             x = layer.join(&x, &attended)?;
-            let next = index + 1;
-            if tokens.len() == 1 && attention.rehearses(next, start) {
-                let q = self.layers[next].queries(&self.config, &x, &rope)?;
-                attention
-                    .rehearse(next, start, &q)
-                    .map_err(|source| ModelError::Attention { layer: next, source })?;
+            if rehearsal == Some(Rehearsal::Late) {
+                next.rehearse(&mut pass, &x)?;
             }
             x = layer.feed_forward(&self.config, &x)?;
         }
 
         // Past the last layer's keys and values, only the positions whose logits are wanted matter.
-        let attended = last.attend(&self.config, before.len(), start, &x, &rope, attention)?;
+        let attended = last.attend(&mut pass, &x, None)?;
         let (x, attended) = match logits {
             Logits::None => return Ok(None),
             Logits::All => (x, attended),

@@ -2,5 +2,6 @@
 
 mod record;
 mod reference;
+mod rehearsal;
 mod small_models;
 mod support;
