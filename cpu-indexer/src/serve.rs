@@ -449,7 +449,8 @@ impl Indexer<'_> {
                 .map_err(|error| rejected(error.into()))?
         };
         let kv_head = count(head as u64);
-        let reply = Reply::Selection { sequence, layer, kv_head, position, blocks };
+        let misled = selection.effort.misled;
+        let reply = Reply::Selection { sequence, layer, kv_head, position, misled, blocks };
         send(&mut self.replies, &reply)?;
         let counters = self.counters;
         counters.evictions.add(evictions as u64);

@@ -36,6 +36,8 @@ struct Worker<'a> {
     slabs: Vec<u32>,
     random: Random,
     directions: [Vec<f32>; 2],
+    /// Answers that said that expected queries had misled.
+    misled: u64,
 }
 
 impl<'a> Worker<'a> {
@@ -49,6 +51,7 @@ impl<'a> Worker<'a> {
             slabs: Vec::new(),
             random,
             directions,
+            misled: 0,
         }
     }
 
@@ -62,7 +65,8 @@ impl<'a> Worker<'a> {
         loop {
             let Some(record) = self.replies.receive(Patience::default()).unwrap() else { continue };
             return match Reply::decode(record).unwrap() {
-                Reply::Selection { kv_head, blocks, .. } => {
+                Reply::Selection { kv_head, misled, blocks, .. } => {
+                    self.misled += u64::from(misled);
                     let blocks = blocks.iter().map(|selected| selected.block as usize);
                     Some((kv_head, blocks.collect()))
                 }
@@ -222,6 +226,7 @@ fn the_true_query_is_answered_whatever_was_expected_and_however_late() {
     worker.assert_selects(PROMPT + 1, 1);
     worker.append(PROMPT + 1);
     assert_eq!((counters.rehearsed.get(), counters.misled.get()), (heads, heads));
+    assert_eq!(worker.misled, heads);
     // Not expected at all, and expected at another step.
     worker.assert_selects(PROMPT + 2, 0);
     worker.append(PROMPT + 2);
@@ -229,6 +234,7 @@ fn the_true_query_is_answered_whatever_was_expected_and_however_late() {
     worker.assert_selects(PROMPT + 3, 1);
     worker.append(PROMPT + 3);
     assert_eq!((counters.rehearsed.get(), counters.misled.get()), (heads, heads));
+    assert_eq!(worker.misled, heads);
     // Each step has been looked back at once. A position that comes again, as a prompt's last token, is none.
     let policy = AttentionPolicy::Lfps;
     let last = PROMPT + 3;

@@ -91,7 +91,7 @@ impl<'a> IndexerLink<'a> {
     }
 
     /// Waits for the blocks that one KV head attends to, after a [`Request::Query`]; KV heads are answered in their order.
-    /// Fills `blocks`.
+    /// Fills `blocks`, and says whether queries that were told ahead of time misled the indexer.
     ///
     /// Nothing of the answer is used before it has been checked: blocks are ascending, exist, and end with the token's own;
     /// of each some tokens are attended to, which exist, and of the last the newest.
@@ -102,16 +102,16 @@ impl<'a> IndexerLink<'a> {
         &mut self,
         place: Place,
         blocks: &mut Vec<SelectedBlock>,
-    ) -> Result<(), LinkError> {
+    ) -> Result<bool, LinkError> {
         let block_tokens = self.block_tokens;
         self.reply(|reply| match reply {
-            Reply::Selection { sequence, layer, kv_head, position, blocks: selected }
+            Reply::Selection { sequence, layer, kv_head, position, misled, blocks: selected }
                 if place == (Place { sequence, layer, kv_head, position }) =>
             {
                 check_blocks(selected, place.position, block_tokens)?;
                 blocks.clear();
                 blocks.extend_from_slice(selected);
-                Ok(())
+                Ok(misled)
             }
             Reply::Refused(refusal) => Err(refusal.into()),
             other => Err(LinkError::Answer(format!("asked about {place:?}, got {other:?}"))),
@@ -190,11 +190,11 @@ mod tests {
     fn selected_of(blocks: &[SelectedBlock], answered: Place) -> Result<usize, LinkError> {
         let arena = arena();
         let Place { sequence, layer, kv_head, position } = answered;
-        Reply::Selection { sequence, layer, kv_head, position, blocks }
+        Reply::Selection { sequence, layer, kv_head, position, misled: true, blocks }
             .encode(|parts| arena.selection_ring().producer().send(parts, Patience::default()))
             .unwrap();
         let mut selection = Vec::new();
-        IndexerLink::new(&arena).selection(PLACE, &mut selection)?;
+        assert!(IndexerLink::new(&arena).selection(PLACE, &mut selection)?);
         Ok(selection.len())
     }
 

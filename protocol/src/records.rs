@@ -185,9 +185,6 @@ pub enum Request<'a> {
     },
 }
 
-/// Mean cosine of the expected and true queries of a KV head's group below which what the expected ones proposed is not used.
-pub const LEAST_ALIKE: f32 = 0.85;
-
 const OPEN: u32 = 1;
 const RESERVE: u32 = 2;
 const CLOSE: u32 = 3;
@@ -333,6 +330,8 @@ pub enum Reply<'a> {
         kv_head: u32,
         /// Position of the token whose query was asked.
         position: u64,
+        /// Whether a [`Request::Rehearse`] proposed in vain, as its queries were too unlike the true ones.
+        misled: bool,
         /// Its blocks, ascending.
         blocks: &'a [SelectedBlock],
     },
@@ -381,8 +380,9 @@ impl<'a> Reply<'a> {
                 };
                 send(&[header(REFUSED, 0, 0, code, first, second).as_bytes()])
             }
-            Self::Selection { sequence, layer, kv_head, position, blocks } => {
-                let header = header(SELECTION, sequence, layer, kv_head, position, 0);
+            Self::Selection { sequence, layer, kv_head, position, misled, blocks } => {
+                let header =
+                    header(SELECTION, sequence, layer, kv_head, position, u64::from(misled));
                 send(&[header.as_bytes(), blocks.as_bytes()])
             }
         }
@@ -408,9 +408,14 @@ impl<'a> Reply<'a> {
                 }
             })),
             SELECTION => {
+                let misled = match tokens {
+                    0 => false,
+                    1 => true,
+                    value => return Err(RecordError::Field { field: "misled", value }),
+                };
                 let blocks =
                     <[SelectedBlock]>::ref_from_bytes(payload).map_err(|_| bad_length())?;
-                Ok(Self::Selection { sequence, layer, kv_head: detail, position, blocks })
+                Ok(Self::Selection { sequence, layer, kv_head: detail, position, misled, blocks })
             }
             kind => Err(RecordError::Kind(kind)),
         }
@@ -470,16 +475,22 @@ mod tests {
             SelectedBlock::new(0, 0, true, 0),
         ];
         let refusal = Refusal::ArenaFull { asked: 9, available: 8 };
-        fn selection(blocks: &[SelectedBlock]) -> Reply<'_> {
-            Reply::Selection { sequence: 1, layer: 2, kv_head: 7, position: 3, blocks }
+        fn selection(misled: bool, blocks: &[SelectedBlock]) -> Reply<'_> {
+            Reply::Selection { sequence: 1, layer: 2, kv_head: 7, position: 3, misled, blocks }
         }
-        let replies = [Reply::Done, Reply::Refused(refusal), selection(&blocks), selection(&[])];
+        let [some, none] = [selection(false, &blocks), selection(true, &[])];
+        let replies = [Reply::Done, Reply::Refused(refusal), some, none];
         for reply in replies {
             reply.encode(|parts| {
                 with_copy(parts, |record| assert_eq!(Reply::decode(record), Ok(reply)));
             });
         }
         assert!(blocks[1].is_miss() && blocks[1].slot() == 6);
+        let neither = header(SELECTION, 1, 2, 7, 3, 2);
+        with_copy(&[neither.as_bytes()], |record| {
+            let refused = RecordError::Field { field: "misled", value: 2 };
+            assert_eq!(Reply::decode(record), Err(refused));
+        });
     }
 
     #[test]

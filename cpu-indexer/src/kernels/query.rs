@@ -97,3 +97,20 @@ pub(crate) fn lane_sums(a: &[f32], b: &[f32], term: impl Fn(f32, f32) -> f32) ->
     }
     sums
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn likeness_is_the_mean_of_a_groups_cosines() {
+        let mut query = GroupQuery::new(2, 32);
+        let (mut queries, mut others) = ([0.0; 64], [0.0; 64]);
+        (queries[3], queries[32 + 20]) = (2.0, 5.0);
+        (others[3], others[32 + 20], others[32 + 7]) = (0.1, 0.6, 0.8);
+        query.load(&queries, 0.25);
+        assert!((query.likeness(&others) - 0.8).abs() < 1e-6);
+        // What has no direction is like nothing.
+        assert!(query.likeness(&[0.0; 64]).abs() < f32::EPSILON);
+    }
+}

@@ -10,7 +10,6 @@ mod usual;
 
 use hindsight_protocol::arena::HeadBlocks;
 use hindsight_protocol::geometry::KvDtype;
-use hindsight_protocol::records::LEAST_ALIKE;
 
 use crate::exact::ExactScan;
 use crate::kernels::{GroupQuery, Kernels, Scores, fetch};
@@ -35,6 +34,8 @@ const FLOOR_MARGIN: f32 = 3.0;
 const MISJUDGED: f32 = 2.0;
 /// By how much further candidates reach below the last one wanted when they are proposed by queries that are only expected.
 const EXPECTED_REACH: f32 = 1.25;
+/// Mean cosine of a group's expected and true queries below which what the expected ones proposed is not used.
+const LEAST_ALIKE: f32 = 0.85;
 /// Queries that a sketch is calibrated from when no prompt seeded it.
 const QUERIES_TO_CALIBRATE: usize = 32;
 

@@ -107,11 +107,7 @@ impl<'a> ArenaAttention<'a> {
             plan,
             phase: Phase::Decode,
             told: vec![0; arena.geometry().layers as usize],
-            rehearsals: Rehearsals::new(
-                arena.geometry().layers as usize,
-                arena.geometry().group(),
-                arena.geometry().head_dim as usize,
-            ),
+            rehearsals: Rehearsals::new(arena.geometry().layers as usize),
             recorder,
             queries: Vec::new(),
         }
@@ -354,9 +350,12 @@ impl<'a> ArenaAttention<'a> {
         }
         self.tell_layer(chunk.layer, chunk.start + 1)?;
         let Self { link, recorder, device, .. } = self;
-        let mut answers = Answers { chunk, link, recorder, waited: Duration::ZERO };
+        let mut answers = Answers { chunk, link, recorder, misled: 0, waited: Duration::ZERO };
         let out = device.attend_selected(chunk, q, &mut answers)?;
-        Ok((out, answers.waited))
+        let Answers { misled, waited, .. } = answers;
+        let kv_heads = self.arena.geometry().kv_heads as usize;
+        self.rehearsals.judge(chunk.layer, misled as f32 / kv_heads as f32);
+        Ok((out, waited))
     }
 }
 
@@ -365,6 +364,8 @@ struct Answers<'s, 'a> {
     chunk: Chunk,
     link: &'s mut IndexerLink<'a>,
     recorder: &'s mut Recorder,
+    /// KV heads for which queries that were told ahead of time have misled.
+    misled: usize,
     waited: Duration,
 }
 
@@ -377,7 +378,7 @@ impl Selections for Answers<'_, '_> {
             kv_head: index(head),
             position: self.chunk.start as u64,
         };
-        self.link.selection(place, blocks)?;
+        self.misled += usize::from(self.link.selection(place, blocks)?);
         self.waited += began.elapsed();
         let of_head = Detail { kv_head: Some(index(head)), ..self.chunk.detail() };
         self.recorder.record(Activity::Wait, since, of_head);
@@ -420,16 +421,14 @@ impl Attention for ArenaAttention<'_> {
     fn announce(&mut self, layer: usize, start: usize, q: &Tensor) -> AttentionResult<()> {
         if self.asks(layer, start) && self.asks_early() {
             self.send_queries(Chunk { layer, start, tokens: 1 }, q)?;
-            self.rehearsals.compare(layer, &self.queries);
         }
         Ok(())
     }
 
     fn rehearse(&mut self, layer: usize, start: usize, q: &Tensor) -> AttentionResult<()> {
         self.device.read_queries(q, 0..1, &mut self.queries)?;
-        let query = self.queries.as_slice();
-        self.rehearsals.tell(layer, query);
         let (sequence, layer, position) = (SEQUENCE, index(layer), start as u64);
+        let query = self.queries.as_slice();
         Ok(self.link.tell(&Request::Rehearse { sequence, layer, position, query })?)
     }
 }
