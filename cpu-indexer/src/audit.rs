@@ -19,10 +19,11 @@ impl AuditTurn {
     /// A step whose layer is not asked for (a dense one, say) passes its turn on.
     pub(crate) fn turn(&mut self, layer: u32, position: u64, geometry: &Geometry) -> Option<usize> {
         let pairs = geometry.layers * geometry.kv_heads;
-        let rests = 1..(position / KEYS_PER_STEP).max(1);
         let turn = match self.last {
             Some((at, turn)) if at == position => turn,
-            Some((at, _)) if position > at && rests.contains(&(position - at)) => return None,
+            Some((at, _)) if at < position && position < at + position / KEYS_PER_STEP => {
+                return None;
+            }
             Some((_, turn)) => (turn + 1) % pairs,
             None => 0,
         };
