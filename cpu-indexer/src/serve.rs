@@ -30,7 +30,7 @@ type Message = ToIndexer<IndexParameters>;
 /// How long the worker may leave an answer lying in the ring. A dead worker is noticed by the launcher much earlier.
 const SILENCE: Duration = Duration::from_secs(120);
 
-/// Between two steps an indexer that shares its core sleeps at once.
+/// An indexer that shares its core sleeps whenever it has nothing to do: the thread that borrows the core wakes it.
 const SHARING: Patience = Patience { spins: 100, sleep: Duration::from_millis(100) };
 
 /// Runs the indexer until the launcher ends it or goes away.
@@ -177,7 +177,7 @@ impl Indexer<'_> {
     fn serve(&mut self, requests: &mut Receiver<'_>, ended: &AtomicBool) -> Result<(), Failure> {
         let geometry = *self.arena.geometry();
         let elements = (geometry.heads * geometry.head_dim) as usize;
-        let mut patience = Patience::default();
+        let patience = if self.shares_core { SHARING } else { Patience::default() };
         while !ended.load(Ordering::Relaxed) {
             if let Some((asked, head)) = self.ahead.next()
                 && !requests.has_record()
@@ -192,22 +192,8 @@ impl Indexer<'_> {
             let request = Request::decode(record, elements)
                 .map_err(|error| Failure::new("bad_record", format!("the worker sent {error}")))?;
             self.handle(&request)?;
-            patience = self.patience_after(&request);
         }
         Ok(())
-    }
-
-    /// How long to look out for what follows a request: in the midst of a step the next selection is due soon.
-    fn patience_after(&self, request: &Request<'_>) -> Patience {
-        let last_layer = self.arena.geometry().layers - 1;
-        let in_step = match request {
-            Request::Rehearse { .. } => true,
-            Request::Query { layer, .. } | Request::Appended { layer, tokens: 1, .. } => {
-                *layer < last_layer
-            }
-            _ => false,
-        };
-        if self.shares_core && !in_step { SHARING } else { Patience::default() }
     }
 
     fn handle(&mut self, request: &Request<'_>) -> Result<(), Failure> {

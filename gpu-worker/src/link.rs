@@ -6,10 +6,15 @@ use hindsight_protocol::arena::Arena;
 use hindsight_protocol::records::{
     RecordError, Refusal, Reply, Request, SelectedBlock, token_mask,
 };
-use hindsight_protocol::ring::{Patience, Receiver, RingFault, Sender};
+use hindsight_protocol::ring::{Doorbell, Patience, Receiver, RingFault, Sender};
+
+use crate::threads::Lender;
 
 /// How long the indexer may stay silent. A dead one is noticed by the launcher much earlier.
 const SILENCE: Duration = Duration::from_secs(120);
+
+/// Looks for an answer before the indexer is woken that nobody has woken yet.
+const LOOKS: u32 = 1_000;
 
 /// What can go wrong on the line.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -42,6 +47,13 @@ pub struct Place {
     pub kv_head: u32,
     /// Position of the token.
     pub position: u64,
+}
+
+/// The indexer sleeps while it has nothing to do.
+impl Lender for Arena {
+    fn bell(&self) -> &Doorbell {
+        self.query_ring().bell()
+    }
 }
 
 /// Both rings, seen from the worker.
@@ -122,6 +134,13 @@ impl<'a> IndexerLink<'a> {
         &mut self,
         take: impl FnOnce(Reply<'_>) -> Result<R, LinkError>,
     ) -> Result<R, LinkError> {
+        let answered = |_| {
+            std::hint::spin_loop();
+            self.replies.has_record()
+        };
+        if !(0..LOOKS).any(answered) {
+            self.requests.insist();
+        }
         let since = Instant::now();
         loop {
             if let Some(record) = self.replies.receive(Patience::default())? {
@@ -229,6 +248,24 @@ mod tests {
         let link_of = |tokens| check_blocks(&blocks(1, tokens), at(60).position, 16);
         assert_eq!(link_of(1 << 12), Ok(()));
         assert!(link_of(1 << 12 | 1 << 13).is_err());
+    }
+
+    #[test]
+    fn an_indexer_that_nobody_wakes_is_woken_by_whoever_waits_for_it() {
+        let arena = arena();
+        let (request, since) = (Request::Close { sequence: 0 }, Instant::now());
+        std::thread::scope(|scope| {
+            let _never_looks = arena.bell().watch();
+            scope.spawn(|| {
+                let patience = Patience { spins: 0, sleep: SILENCE };
+                let received = arena.query_ring().consumer().receive(patience).unwrap().is_some();
+                assert!(received);
+                Reply::Done.encode(|parts| arena.selection_ring().producer().send(parts, patience))
+            });
+            std::thread::sleep(Duration::from_millis(20));
+            assert_eq!(IndexerLink::new(&arena).ask(&request), Ok(()));
+        });
+        assert!(since.elapsed() < SILENCE / 2);
     }
 
     #[test]

@@ -21,7 +21,7 @@ use crate::device::{Backend, Demand, DeviceError};
 use crate::engine::{Engine, EngineError, Event};
 use crate::model::{ModelConfig, Transformer};
 use crate::sampling::SamplingParameters;
-use crate::threads::{Pools, Threads};
+use crate::threads::{Lender, Pools, Threads};
 
 type Message = ToWorker<SamplingParameters>;
 
@@ -141,9 +141,10 @@ fn work(
     requests: &Receiver<Task>,
     cancelled: &AtomicBool,
 ) -> Result<(), Failure> {
-    let arena = Arena::attach(arena).map_err(Failure::internal)?;
+    let arena = Arc::new(Arena::attach(arena).map_err(Failure::internal)?);
     let telemetry = TelemetryPage::open(&start.telemetry).map_err(Failure::internal)?;
-    let pools = Pools::new(&start.threads).map_err(Failure::internal)?;
+    let lender = Arc::clone(&arena) as Arc<dyn Lender>;
+    let pools = Pools::new(&start.threads, Some(lender)).map_err(Failure::internal)?;
     let backend = Backend::open(start.device).map_err(device_failure)?;
     let demand = Demand {
         dense_layers: start.dense_layers as usize,

@@ -161,7 +161,7 @@ fn check(
     case: Case,
 ) -> Result<Outcome, ConformanceError> {
     let threads = Threads { prefill: 1, decode_cores: vec![any_core()], lent_core: None };
-    let pools = Pools::new(&threads)?;
+    let pools = Pools::new(&threads, None)?;
     let mut text = Text::new(backend, arena, counters, &pools)?;
     // A prompt of several chunks, more than the parts in which it passes through a GPU.
     for tokens in [37, 512, 300, 512, 512, 211, 512, 1] {

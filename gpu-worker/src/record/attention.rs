@@ -193,7 +193,7 @@ mod tests {
     fn what_16_bits_cannot_hold_stops_the_recording() {
         let core = u32::try_from(rustix::thread::sched_getcpu()).unwrap();
         let threads = Threads { prefill: 1, decode_cores: vec![core], lent_core: None };
-        let pools = Pools::new(&threads).unwrap();
+        let pools = Pools::new(&threads, None).unwrap();
         let mut attention = RecordingAttention::new(&model(), &pools, &[1], 4, 0).unwrap();
         let rows = |value: f32, heads| Tensor::full(value, (1, heads, 16), &Device::Cpu).unwrap();
         let (q, k, v) = (rows(1.0, 2), rows(2.0, 1), rows(3.0, 1));

@@ -15,7 +15,7 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 pub(crate) use current::Current;
 pub(crate) use disjoint::{Disjoint, for_each_chunk};
 pub use parallel::{Parallel, Serial};
-pub use team::Team;
+pub use team::{Helper, Lender, Team};
 
 /// How many threads, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,24 +56,26 @@ pub struct Pools {
 }
 
 impl Pools {
-    /// Starts the threads, and keeps the calling one, which decodes, to the first of the decode cores.
+    /// Starts the threads, and keeps the calling one, which decodes, to the first of the decode cores. `lender` is whose core the
+    /// lent one is.
     ///
     /// # Errors
     /// [`ThreadsError`].
-    pub fn new(threads: &Threads) -> Result<Self, ThreadsError> {
+    pub fn new(threads: &Threads, lender: Option<Arc<dyn Lender>>) -> Result<Self, ThreadsError> {
         let prefill = pool("prefill", threads.prefill)?;
         let own = threads.decode_cores.iter().skip(1).map(|&core| (core, false));
         let lent = threads.lent_core.iter().map(|&core| (core, true));
-        let starts = own.chain(lent).map(|(core, lent)| {
-            move || -> Result<(), ThreadsError> {
+        let helpers = own.chain(lent).map(|(core, lent)| {
+            let start = move || -> Result<(), ThreadsError> {
                 keep_to(&[core])?;
                 if lent && let Err(error) = scheduling::run_when_idle() {
                     tracing::warn!(core, %error, "the indexer shares its core as an equal");
                 }
                 Ok(())
-            }
+            };
+            Helper { start, lender: lender.clone().filter(|_| lent) }
         });
-        let decode = Arc::new(Team::new(starts.collect())?);
+        let decode = Arc::new(Team::new(helpers.collect())?);
         keep_to(&threads.decode_cores[..threads.decode_cores.len().min(1)])?;
         Ok(Self { prefill, decode, own: threads.decode_cores.len() })
     }
@@ -154,7 +156,7 @@ mod tests {
             let all = cores();
             let (decode_cores, lent_core) = (vec![all[0]], all.last().copied());
             let threads = Threads { prefill: 2, decode_cores: decode_cores.clone(), lent_core };
-            let pools = Pools::new(&threads).unwrap();
+            let pools = Pools::new(&threads, None).unwrap();
             assert_eq!(cores(), decode_cores);
             assert_eq!(pools.prefill(cores), all);
             // Two tasks that wait for each other are done by two threads.
@@ -182,7 +184,7 @@ mod tests {
     #[test]
     fn cores_that_do_not_exist_are_an_error_that_names_them() {
         let threads = Threads { prefill: 1, decode_cores: vec![0, 1000], lent_core: None };
-        let error = Pools::new(&threads).unwrap_err().to_string();
+        let error = Pools::new(&threads, None).unwrap_err().to_string();
         assert!(error.contains("[1000]"), "{error}");
     }
 }

@@ -14,8 +14,10 @@ use hindsight_protocol::ring::{Doorbell, Patience};
 
 use super::Parallel;
 
-/// How long a helper looks out for work before it sleeps: longer than what lies between two decode steps.
-const PATIENCE: Patience = Patience { spins: 100_000, sleep: Duration::from_millis(100) };
+/// How often a helper looks out for work before it sleeps: for longer than what lies between two decode steps.
+const LOOKS_FOR_WORK: u32 = 100_000;
+/// A helper that has looked out for so long.
+const SLEEP: Patience = Patience { spins: 0, sleep: Duration::from_millis(100) };
 /// A helper that keeps the caller waiting for so long has been put off its core in the midst of a task.
 const STALL: Duration = Duration::from_micros(500);
 /// Looks at a helper's task before the clock is asked.
@@ -29,6 +31,27 @@ const LONGEST_REST: u32 = 1 << 12;
 pub struct Team {
     shared: Arc<Shared>,
     helpers: Vec<JoinHandle<()>>,
+}
+
+/// Somebody who lends a helper the core that it runs on, sleeping meanwhile.
+pub trait Lender: Send + Sync {
+    /// Rung for the lender.
+    fn bell(&self) -> &Doorbell;
+}
+
+/// A helper before it starts.
+pub struct Helper<S> {
+    /// What it does first, to go to its core for example.
+    pub start: S,
+    /// Whose core it is. Between two tasks the helper sees whether the lender wants it back.
+    pub lender: Option<Arc<dyn Lender>>,
+}
+
+impl<S> Helper<S> {
+    /// A helper whose core is the team's own.
+    pub const fn new(start: S) -> Self {
+        Self { start, lender: None }
+    }
 }
 
 /// What a round is to do with each number.
@@ -88,9 +111,35 @@ impl Shared {
         }
     }
 
-    /// Does tasks until none is left.
-    fn help(&self) {
-        while let Some(task) = self.take() {
+    fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+
+    /// Does tasks until the team ends.
+    fn serve(&self, bell: &Doorbell, lender: Option<&dyn Lender>) {
+        while !self.has_ended() {
+            let watch = lender.map(|lender| lender.bell().watch());
+            let mut looks = 0;
+            while looks < LOOKS_FOR_WORK && !self.has_ended() {
+                if let Some(watch) = &watch {
+                    watch.look();
+                }
+                if self.help() {
+                    looks = 0;
+                } else {
+                    looks += 1;
+                    std::hint::spin_loop();
+                }
+            }
+            drop(watch);
+            bell.wait(SLEEP, || self.has_tasks() || self.has_ended());
+        }
+    }
+
+    /// Does a task, if one is left.
+    fn help(&self) -> bool {
+        let task = self.take();
+        if let Some(task) = task {
             let round = self.round.load(Ordering::Relaxed).cast::<Round<'_>>();
             // SAFETY: the task was taken from the round's ticket, which was published after the pointer. The caller
             // keeps the round alive until every task of it is done, and this one is not.
@@ -100,6 +149,7 @@ impl Shared {
             }
             self.done.fetch_add(1, Ordering::Release);
         }
+        task.is_some()
     }
 }
 
@@ -110,11 +160,11 @@ const fn parts(ticket: u64) -> [u16; 4] {
 }
 
 impl Team {
-    /// The calling thread with one helper for each of `starts`, which is what a helper does first, to go to its core for example.
+    /// The calling thread with `helpers`.
     ///
     /// # Errors
     /// The system refused a thread, or a helper its start.
-    pub fn new<S, E>(starts: Vec<S>) -> Result<Self, E>
+    pub fn new<S, E>(helpers: Vec<Helper<S>>) -> Result<Self, E>
     where
         S: FnOnce() -> Result<(), E> + Send + 'static,
         E: From<std::io::Error> + Send + 'static,
@@ -126,14 +176,14 @@ impl Team {
             busy: AtomicBool::new(false),
             panicked: AtomicBool::new(false),
             ended: AtomicBool::new(false),
-            bells: starts.iter().map(|_| Doorbell::new()).collect(),
+            bells: helpers.iter().map(|_| Doorbell::new()).collect(),
             stalls: AtomicU64::new(0),
             resting: AtomicU32::new(0),
             rest: AtomicU32::new(FIRST_REST),
         });
         let mut team = Self { shared, helpers: Vec::new() };
         let (sender, started) = std::sync::mpsc::channel();
-        for (number, start) in starts.into_iter().enumerate() {
+        for (number, Helper { start, lender }) in helpers.into_iter().enumerate() {
             let (shared, sender) = (Arc::clone(&team.shared), sender.clone());
             let helper =
                 std::thread::Builder::new().name(format!("decode-{number}")).spawn(move || {
@@ -141,10 +191,8 @@ impl Team {
                     let stays = ready.is_ok();
                     // The caller waits for it, unless another helper has failed.
                     let _ = sender.send(ready);
-                    while stays && !shared.ended.load(Ordering::Acquire) {
-                        let ended = || shared.ended.load(Ordering::Relaxed);
-                        shared.bells[number].wait(PATIENCE, || shared.has_tasks() || ended());
-                        shared.help();
+                    if stays {
+                        shared.serve(&shared.bells[number], lender.as_deref());
                     }
                 })?;
             team.helpers.push(helper);
@@ -260,7 +308,8 @@ mod tests {
 
     fn team(helpers: usize) -> Team {
         let start = || Ok::<(), std::io::Error>(());
-        Team::new(vec![start; helpers]).unwrap()
+        let helper = || Helper::new(start);
+        Team::new(std::iter::repeat_with(helper).take(helpers).collect()).unwrap()
     }
 
     #[test]
@@ -341,9 +390,71 @@ mod tests {
         }
     }
 
+    #[derive(Debug)]
+    struct Sleeper(Doorbell);
+
+    impl Lender for Sleeper {
+        fn bell(&self) -> &Doorbell {
+            &self.0
+        }
+    }
+
+    /// A team whose only helper runs on the core of somebody who sleeps.
+    fn borrowing_team() -> (Team, Arc<Sleeper>) {
+        let sleeper = Arc::new(Sleeper(Doorbell::new()));
+        let lender = Some(Arc::clone(&sleeper) as Arc<dyn Lender>);
+        let start = || Ok::<_, std::io::Error>(());
+        (Team::new(vec![Helper { start, lender }]).unwrap(), sleeper)
+    }
+
+    /// Rings for the lender, and has it woken while `work` is done again and again.
+    fn wake_while(sleeper: &Sleeper, mut work: impl FnMut()) {
+        let (asked, awake) = (AtomicBool::new(false), AtomicBool::new(false));
+        let patience = Patience { spins: 0, sleep: Duration::from_secs(60) };
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                assert!(sleeper.bell().wait(patience, || asked.load(Ordering::Acquire)));
+                awake.store(true, Ordering::Release);
+            });
+            let since = Instant::now();
+            while since.elapsed() < Duration::from_millis(20) {
+                work();
+            }
+            asked.store(true, Ordering::Release);
+            sleeper.bell().ring();
+            while !awake.load(Ordering::Acquire) {
+                assert!(since.elapsed() < Duration::from_secs(30), "nobody has woken the lender");
+                work();
+            }
+        });
+    }
+
+    #[test]
+    fn a_helper_wakes_the_lender_of_its_core_between_two_tasks() {
+        let (team, sleeper) = borrowing_team();
+        let done = AtomicUsize::new(0);
+        wake_while(&sleeper, || {
+            team.run(100, &|_| {
+                done.fetch_add(1, Ordering::Relaxed);
+            });
+        });
+        assert!(done.into_inner().is_multiple_of(100));
+    }
+
+    #[test]
+    fn a_lender_is_woken_though_the_helper_sleeps_or_has_ended() {
+        let (team, sleeper) = borrowing_team();
+        // Longer than a helper looks out for work.
+        std::thread::sleep(Duration::from_millis(80));
+        wake_while(&sleeper, || std::thread::sleep(Duration::from_millis(1)));
+        drop(team);
+        wake_while(&sleeper, || std::thread::sleep(Duration::from_millis(1)));
+    }
+
     #[test]
     fn a_helper_that_cannot_start_is_an_error() {
-        let starts = vec![|| Err(std::io::Error::other("no core"))];
-        assert_eq!(Team::new::<_, std::io::Error>(starts).unwrap_err().to_string(), "no core");
+        let start = || Err(std::io::Error::other("no core"));
+        let failure = Team::new::<_, std::io::Error>(vec![Helper::new(start)]);
+        assert_eq!(failure.unwrap_err().to_string(), "no core");
     }
 }

@@ -22,7 +22,8 @@ fn model() -> Transformer {
 }
 
 fn pools(threads: u32) -> Pools {
-    Pools::new(&Threads { prefill: threads, decode_cores: own_cores(), lent_core: None }).unwrap()
+    Pools::new(&Threads { prefill: threads, decode_cores: own_cores(), lent_core: None }, None)
+        .unwrap()
 }
 
 /// Cores that this thread may run on.

@@ -12,7 +12,7 @@ use crate::error::{Error, Exit};
 use crate::models::{GgufFile, Tokenizer};
 use crate::plan::{ArenaRequest, CacheRequest, MemoryPlan, TrainedContext};
 use crate::supervise::Settings;
-use crate::topology::{Root, Topology, memory};
+use crate::topology::{Choice, Root, Topology, memory};
 
 /// There where the kernel can join pages to huge ones.
 const TRANSPARENT_HUGE_PAGES: &str = "sys/kernel/mm/transparent_hugepage";
@@ -65,6 +65,9 @@ pub(super) fn settings(
         .check(memory::available(&root))?;
     let topology = Topology::read(&root);
     let placement = topology.choose(&machine.request())?;
+    // Where a GPU decodes, nobody would borrow the core, and wake the indexer that sleeps.
+    let lends_core = placement.lends_core && !device.used.is_cuda();
+    let placement = Choice { lends_core, ..placement };
     // What a GPU holds whole it attends to whole.
     let dense_layer_tokens = if device.used.is_cuda() { tokens } else { index.dense_layer_tokens };
     let index = IndexParameters { dense_layer_tokens, ..index };

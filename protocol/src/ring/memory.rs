@@ -3,7 +3,7 @@
 use std::ptr::NonNull;
 use std::time::Duration;
 
-use crate::ring::doorbell::Patience;
+use crate::ring::doorbell::{Doorbell, Patience};
 use crate::ring::spsc::{Consumer, Producer, RingFault, RingIndices, RingMemory};
 
 /// Slots start at multiples of this.
@@ -93,6 +93,12 @@ impl<'a> Ring<'a> {
         Receiver { ring: Consumer::new(self), buffer }
     }
 
+    /// Rung for the receiving end.
+    #[must_use]
+    pub const fn bell(&self) -> &'a Doorbell {
+        &self.indices.consumer_bell
+    }
+
     fn slot(&self, slot: u32) -> NonNull<u8> {
         assert!(slot < self.count);
         // SAFETY: the slot is one of those that `from_raw` was promised.
@@ -160,6 +166,11 @@ impl Sender<'_> {
         let bell = &self.ring.memory().indices.producer_bell;
         bell.wait(patience, || self.ring.peek());
         self.ring.try_push(parts)
+    }
+
+    /// Wakes the receiving end if it sleeps in spite of a record that has been sent: whoever was to wake it has not come to it.
+    pub fn insist(&self) {
+        self.ring.memory().bell().wake();
     }
 }
 

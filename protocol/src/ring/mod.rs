@@ -10,7 +10,7 @@ mod doorbell;
 mod memory;
 mod spsc;
 
-pub use doorbell::{Doorbell, Patience};
+pub use doorbell::{Doorbell, Patience, Watch};
 #[cfg(not(loom))]
 pub use memory::{Receiver, Ring, RingLayout, Sender};
 pub use spsc::RingFault;

@@ -74,13 +74,14 @@ mod tests {
     use super::super::reference::{Cache, Numbers, distance};
     use super::super::shape::AttentionShape;
     use super::*;
-    use crate::threads::{Serial, Team};
+    use crate::threads::{Helper, Serial, Team};
 
     #[test]
     fn parts_make_up_the_whole_on_any_threads() {
         let shape = AttentionShape::new(64, 3, KvDtype::F16).unwrap();
         let kernels = CpuAttention::new(shape);
-        let team = Team::new(vec![|| Ok::<(), std::io::Error>(()); 2]).unwrap();
+        let helper = |_| Helper::new(|| Ok::<(), std::io::Error>(()));
+        let team = Team::new((0..2).map(helper).collect()).unwrap();
         let mut parts = Parts::default();
         for tokens in [1, 16, 1023, 1024, 1025, 3000] {
             let caches = [1, 2].map(|seed| Cache::random(&shape, tokens, 1.0, seed));

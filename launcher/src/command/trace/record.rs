@@ -100,7 +100,7 @@ fn record_plan(
     cancelled: &AtomicBool,
 ) -> Result<Recording, Error> {
     progress.begin("loading the model");
-    let pools = Pools::new(&plan.threads).map_err(Error::internal)?;
+    let pools = Pools::new(&plan.threads, None).map_err(Error::internal)?;
     let model = Transformer::load(&plan.model, &Device::Cpu).map_err(|error| {
         Error::new(Exit::Model, error.kind(), format!("{}: {error}", plan.model.display()))
     })?;
