@@ -31,7 +31,7 @@ type Message = ToIndexer<IndexParameters>;
 const SILENCE: Duration = Duration::from_secs(120);
 
 /// An indexer that shares its core sleeps whenever it has nothing to do: the thread that borrows the core wakes it.
-const SHARING: Patience = Patience { spins: 100, sleep: Duration::from_millis(100) };
+const SHARING: Patience = Patience { spins: 0, sleep: Duration::from_millis(100) };
 
 /// Runs the indexer until the launcher ends it or goes away.
 ///

@@ -128,7 +128,7 @@ impl<'a> RecordingAttention<'a> {
             kernels.prefill(&chunk, blocks, &mut out, width, scratch, pools.prefill_pool());
             return out;
         }
-        self.parts.attend(kernels, q, seen.end, blocks, &mut out, pools.team());
+        self.parts.attend_all(kernels, q, seen.end, blocks, &mut out, pools.team());
         out
     }
 }

@@ -52,7 +52,6 @@ pub enum ThreadsError {
 pub struct Pools {
     prefill: Option<ThreadPool>,
     decode: Arc<Team>,
-    own: usize,
 }
 
 impl Pools {
@@ -77,7 +76,7 @@ impl Pools {
         });
         let decode = Arc::new(Team::new(helpers.collect())?);
         keep_to(&threads.decode_cores[..threads.decode_cores.len().min(1)])?;
-        Ok(Self { prefill, decode, own: threads.decode_cores.len() })
+        Ok(Self { prefill, decode })
     }
 
     /// The threads of prefill, if there are several.
@@ -90,12 +89,6 @@ impl Pools {
     #[must_use]
     pub fn team(&self) -> &Team {
         &self.decode
-    }
-
-    /// Threads of decode that run whatever the indexer does.
-    #[must_use]
-    pub const fn own_threads(&self) -> usize {
-        self.own
     }
 
     /// Does `work` on the threads of prefill.

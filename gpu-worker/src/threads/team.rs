@@ -132,7 +132,7 @@ impl Shared {
                 }
             }
             drop(watch);
-            bell.wait(SLEEP, || self.has_tasks() || self.has_ended());
+            while !bell.wait(SLEEP, || self.has_tasks() || self.has_ended()) {}
         }
     }
 

@@ -7,9 +7,16 @@ use hindsight_protocol::arena::{Arena, HeadBlocks, KvWriter};
 use hindsight_protocol::profile::{Activity, Detail};
 use hindsight_protocol::records::{SelectedBlock, token_mask};
 
-use super::{AttentionShape, Block, CpuAttention, DecodeScratch, Parts, Prefill, PrefillScratch};
+use super::{
+    AttentionShape, Block, CpuAttention, MAX_BLOCK_TOKENS, Parts, Prefill, PrefillScratch,
+};
 use crate::device::{AttentionDevice, Chunk, DeviceError, Selections, with_slice};
-use crate::threads::{Pools, Serial, for_each_chunk};
+use crate::threads::Pools;
+
+/// Tokens of the selected blocks that a thread attends to at a time: some ten microseconds' work. What a selection is cut into does
+/// not depend on the threads, and so neither does the result.
+const PART_TOKENS: usize = 512;
+const _: () = assert!(PART_TOKENS.is_multiple_of(MAX_BLOCK_TOKENS));
 
 /// The CPU.
 #[derive(Debug)]
@@ -22,20 +29,8 @@ pub struct CpuDevice<'a> {
     overflows: u64,
     prefill_scratch: PrefillScratch,
     parts: Parts,
-    /// One for each KV head.
-    heads: Vec<HeadSpace>,
-}
-
-/// Work space of attention to the selected blocks of one KV head.
-#[derive(Debug, Default)]
-struct HeadSpace {
-    scratch: DecodeScratch,
-    parts: Parts,
-    /// [group, head_dim].
-    out: Vec<f32>,
-    log_sum_exp: Vec<f32>,
-    /// The blocks that the indexer selected.
-    blocks: Vec<SelectedBlock>,
+    /// What the indexer selected for the KV head at hand.
+    selected: Vec<SelectedBlock>,
 }
 
 impl<'a> CpuDevice<'a> {
@@ -45,14 +40,8 @@ impl<'a> CpuDevice<'a> {
     /// [`DeviceError`] if the arena cannot be mapped or the kernels do not serve its shape.
     pub fn new(arena: &'a Arena, pools: &'a Pools) -> Result<Self, DeviceError> {
         let geometry = arena.geometry();
-        let group = geometry.group();
         let head_dim = geometry.head_dim as usize;
-        let shape = AttentionShape::new(head_dim, group, geometry.dtype)?;
-        let space = || HeadSpace {
-            out: vec![0.0; group * head_dim],
-            log_sum_exp: vec![0.0; group],
-            ..HeadSpace::default()
-        };
+        let shape = AttentionShape::new(head_dim, geometry.group(), geometry.dtype)?;
         Ok(Self {
             arena,
             writer: arena.writer()?,
@@ -62,7 +51,7 @@ impl<'a> CpuDevice<'a> {
             overflows: 0,
             prefill_scratch: PrefillScratch::default(),
             parts: Parts::default(),
-            heads: (0..geometry.kv_heads).map(|_| space()).collect(),
+            selected: Vec::new(),
         })
     }
 
@@ -74,40 +63,29 @@ impl<'a> CpuDevice<'a> {
         out: &mut [f32],
     ) -> Result<(), DeviceError> {
         let Chunk { layer, start, .. } = chunk;
-        let Self { arena, slabs, kernels, heads, pools, .. } = self;
-        let per_head = queries.len() / heads.len();
-        let attend = |head: usize, space: &mut HeadSpace| {
+        let Self { arena, slabs, kernels, parts, pools, selected, .. } = self;
+        let kv_heads = arena.geometry().kv_heads;
+        let per_head = queries.len() / kv_heads as usize;
+        let heads = queries.chunks_exact(per_head).zip(out.chunks_exact_mut(per_head));
+        for ((kv_head, head), (query, out)) in (0..kv_heads).zip(0..).zip(heads) {
+            selections.next(head, selected)?;
+            // The indexer is at the next head meanwhile.
+            let since = selections.recorder().now();
             let view = arena.head(slabs, layer, head, start + 1);
-            let HeadSpace { scratch, parts, out, log_sum_exp, blocks } = space;
-            let query = &queries[head * per_head..][..per_head];
-            let attended: u32 = blocks.iter().map(|selected| selected.tokens.count_ones()).sum();
+            let attended: u32 = selected.iter().map(|block| block.tokens.count_ones()).sum();
             if attended as usize == view.tokens() {
                 // Every key: to the bit what full attention computes.
                 let blocks = |_, tokens| blocks_of(view, tokens);
-                parts.attend(kernels, query, view.tokens(), blocks, out, &Serial);
+                parts.attend_all(kernels, query, view.tokens(), blocks, out, pools.team());
             } else {
-                let blocks = blocks.iter().flat_map(|&selected| runs(view, selected));
-                kernels.decode(query, blocks, out, log_sum_exp, scratch);
+                let of_part = selected.chunks(PART_TOKENS / view.block_tokens());
+                let count = of_part.len();
+                let of_part = |part| of_part.clone().nth(part).unwrap_or_default();
+                let blocks = |_, part| of_part(part).iter().flat_map(|&block| runs(view, block));
+                parts.attend(kernels, query, count, blocks, out, pools.team());
             }
-        };
-        let shared = pools.own_threads() > 1;
-        for (kv_head, (head, space)) in (0..).zip(heads.iter_mut().enumerate()) {
-            selections.next(head, &mut space.blocks)?;
-            if !shared {
-                // The indexer is at the next head meanwhile.
-                let since = selections.recorder().now();
-                attend(head, space);
-                let of_head = Detail { kv_head: Some(kv_head), ..chunk.detail() };
-                selections.recorder().record(Activity::Attend, since, of_head);
-            }
-        }
-        if shared {
-            let since = selections.recorder().now();
-            for_each_chunk(heads, 1, pools.team(), |head, space| attend(head, &mut space[0]));
-            selections.recorder().record(Activity::Attend, since, chunk.detail());
-        }
-        for (out, space) in out.chunks_exact_mut(per_head).zip(heads) {
-            out.copy_from_slice(&space.out);
+            let of_head = Detail { kv_head: Some(kv_head), ..chunk.detail() };
+            selections.recorder().record(Activity::Attend, since, of_head);
         }
         Ok(())
     }
@@ -181,7 +159,7 @@ impl AttentionDevice for CpuDevice<'_> {
         let mut out = vec![0.0; queries.elem_count()];
         let blocks = |head, tokens| blocks_of(arena.head(slabs, chunk.layer, head, end), tokens);
         with_slice(queries, |queries| {
-            parts.attend(kernels, queries, end, blocks, &mut out, pools.team());
+            parts.attend_all(kernels, queries, end, blocks, &mut out, pools.team());
         })?;
         Ok(Tensor::from_vec(out, (1, queries.elem_count()), &Device::Cpu)?)
     }

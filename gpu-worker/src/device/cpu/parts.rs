@@ -1,4 +1,4 @@
-//! Attention of one token over every key, in parts that threads share.
+//! Attention of one token, in parts that threads share.
 
 use std::ops::Range;
 
@@ -32,7 +32,7 @@ impl Parts {
     ///
     /// # Panics
     /// As [`CpuAttention::decode`].
-    pub fn attend<'b, B: IntoIterator<Item = Block<'b>>>(
+    pub fn attend_all<'b, B: IntoIterator<Item = Block<'b>>>(
         &mut self,
         kernels: &CpuAttention,
         queries: &[f32],
@@ -41,9 +41,29 @@ impl Parts {
         out: &mut [f32],
         threads: &dyn Parallel,
     ) {
+        let blocks = |head, part| {
+            let start = part * PART_TOKENS;
+            blocks(head, start..tokens.min(start + PART_TOKENS))
+        };
+        self.attend(kernels, queries, tokens.div_ceil(PART_TOKENS), blocks, out, threads);
+    }
+
+    /// As [`Self::attend_all`], over the blocks that `blocks` gives for a KV head and each of its `parts` parts.
+    ///
+    /// # Panics
+    /// As [`CpuAttention::decode`].
+    pub fn attend<'b, B: IntoIterator<Item = Block<'b>>>(
+        &mut self,
+        kernels: &CpuAttention,
+        queries: &[f32],
+        parts: usize,
+        blocks: impl Fn(usize, usize) -> B + Sync,
+        out: &mut [f32],
+        threads: &dyn Parallel,
+    ) {
         let group = kernels.shape().group();
         let width = group * kernels.shape().head_dim();
-        let parts_of_head = tokens.div_ceil(PART_TOKENS).max(1);
+        let parts_of_head = parts.max(1);
         let count = queries.len() / width * parts_of_head;
         if self.parts.len() < count {
             self.parts.resize_with(count, Part::default);
@@ -51,11 +71,11 @@ impl Parts {
         let parts = &mut self.parts[..count];
         for_each_chunk(parts, 1, threads, |number, part| {
             let Part { scratch, out, log_sum_exp } = &mut part[0];
-            let (head, start) = (number / parts_of_head, number % parts_of_head * PART_TOKENS);
-            let blocks = blocks(head, start..tokens.min(start + PART_TOKENS));
+            let (head, part) = (number / parts_of_head, number % parts_of_head);
             out.resize(width, 0.0);
             log_sum_exp.resize(group, 0.0);
-            kernels.decode(&queries[head * width..][..width], blocks, out, log_sum_exp, scratch);
+            let queries = &queries[head * width..][..width];
+            kernels.decode(queries, blocks(head, part), out, log_sum_exp, scratch);
         });
         for (out, parts) in out.chunks_exact_mut(width).zip(parts.chunks_exact_mut(parts_of_head)) {
             let (whole, others) = parts.split_first_mut().expect("a head has a part");
@@ -95,7 +115,7 @@ mod tests {
             };
             let mut attend = |threads: &dyn Parallel| {
                 let mut out = vec![f32::NAN; 2 * 3 * 64];
-                parts.attend(&kernels, &queries, tokens, blocks, &mut out, threads);
+                parts.attend_all(&kernels, &queries, tokens, blocks, &mut out, threads);
                 out
             };
             let alone = attend(&Serial);
