@@ -6,6 +6,7 @@
 mod decode;
 mod prefill;
 mod score;
+mod watched;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -60,7 +61,7 @@ impl EngineError {
 /// What happens while a text is generated.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Event {
-    /// So many tokens of the prompt have been read.
+    /// So many tokens of the prompt have been read; those of a chunk at hand count by the layers that they have passed.
     Prefilled(usize),
     /// The next token of the text.
     Token(u32),
@@ -76,7 +77,7 @@ pub enum Event {
 }
 
 /// Receives events; an error ends the generation.
-pub type Listener<'l> = &'l mut dyn FnMut(Event) -> Result<(), EngineError>;
+pub type Listener<'l> = &'l mut (dyn FnMut(Event) -> Result<(), EngineError> + Send);
 
 /// A model and the KV cache of the text that it works on.
 #[derive(Debug)]

@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicBool;
 use candle_core::Tensor;
 use hindsight_protocol::profile::{Activity, Detail};
 
+use super::watched::{Left, Watched};
 use super::{Engine, EngineError, Event, Listener, is_cancelled};
 use crate::model::{Logits, ModelError};
 
@@ -34,7 +35,15 @@ impl Engine<'_> {
             let wanted = if end == prompt.len() { Logits::Last } else { Logits::None };
             let since = self.recorder().now();
             let Self { model, attention, pools, .. } = self;
-            logits = pools.prefill(|| model.forward(chunk, start, attention, wanted))?;
+            let layers = model.config().layers;
+            let mut watched = Watched::new(attention, layers, cancelled, listener);
+            logits = match pools.prefill(|| model.forward(chunk, start, &mut watched, wanted)) {
+                Ok(logits) => logits,
+                Err(error) => match Left::because(error) {
+                    Left::Cancelled => return Ok(None),
+                    Left::Failed(error) => return Err(error),
+                },
+            };
             self.attention.publish(end)?;
             self.held.extend_from_slice(chunk);
             let bytes = (chunk.len() * self.attention.token_bytes()) as u64;
