@@ -4,6 +4,11 @@ use std::cmp::Ordering;
 
 use super::SamplingError;
 
+/// Logits that are compared at once.
+const LANES: usize = 16;
+/// Logits among which the likeliest is looked for once it is known that it is one of them.
+const PART: usize = 1024;
+
 /// A token that may come next.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Candidate {
@@ -34,22 +39,49 @@ pub struct Candidates {
 ///
 /// There are no logits, one is NaN or plus infinity, or all are minus infinity.
 pub(super) fn likeliest(logits: &[f32]) -> Result<u32, SamplingError> {
-    let mut best = 0;
-    for (token, &logit) in logits.iter().enumerate() {
-        if logit.is_nan() || logit == f32::INFINITY {
-            return Err(SamplingError::NotFinite { found: logit, token });
-        }
-        if logit > logits[best] {
-            best = token;
+    let (mut start, mut most) = (0, f32::NEG_INFINITY);
+    for (number, part) in logits.chunks(PART).enumerate() {
+        match largest(part) {
+            None => {
+                let unsound = |logit: f32| logit.is_nan() || logit == f32::INFINITY;
+                let token = number * PART + position(part, unsound);
+                return Err(SamplingError::NotFinite { found: logits[token], token });
+            }
+            Some(logit) if logit > most => (start, most) = (number * PART, logit),
+            Some(_) => {}
         }
     }
-    match logits.get(best) {
-        None => Err(SamplingError::NoLogits),
-        Some(&found) if found == f32::NEG_INFINITY => {
-            Err(SamplingError::NotFinite { found, token: best })
-        }
-        Some(_) => Ok(u32::try_from(best).expect("a vocabulary has fewer than 2^32 tokens")),
+    let Some(&first) = logits.first() else { return Err(SamplingError::NoLogits) };
+    if most == f32::NEG_INFINITY {
+        return Err(SamplingError::NotFinite { found: first, token: 0 });
     }
+    let best = start + position(&logits[start..], |logit| logit == most);
+    Ok(u32::try_from(best).expect("a vocabulary has fewer than 2^32 tokens"))
+}
+
+/// The largest of some logits; `None` if one of them is NaN or plus infinity.
+///
+/// Each lane keeps the largest that it has seen, so that the compiler compares many at once.
+fn largest(logits: &[f32]) -> Option<f32> {
+    let mut most = [f32::NEG_INFINITY; LANES];
+    let mut sound = [true; LANES];
+    let mut compare = |logits: &[f32]| {
+        for ((most, sound), &logit) in most.iter_mut().zip(&mut sound).zip(logits) {
+            *most = if logit > *most { logit } else { *most };
+            *sound &= logit < f32::INFINITY;
+        }
+    };
+    let (whole, rest) = logits.as_chunks::<LANES>();
+    for logits in whole {
+        compare(logits);
+    }
+    compare(rest);
+    sound.iter().all(|&sound| sound).then(|| most.into_iter().fold(f32::NEG_INFINITY, f32::max))
+}
+
+/// Where the first logit stands that `is_it`.
+fn position(logits: &[f32], is_it: impl Fn(f32) -> bool) -> usize {
+    logits.iter().position(|&logit| is_it(logit)).expect("it has been seen")
 }
 
 /// Divides the positive logits of `tokens` by `penalty` and multiplies the negative ones, once for each entry: give each
@@ -182,6 +214,32 @@ mod tests {
         }
         let message = likeliest(&[0.0, f32::NAN]).unwrap_err().to_string();
         assert!(message.contains("NaN for token 1"), "{message}");
+    }
+
+    proptest! {
+        /// Whatever the length: what a plain search from the first to the last says.
+        #[test]
+        fn the_likeliest_is_what_a_plain_search_finds(
+            levels in prop::collection::vec(-3_i8..4, 0..5000),
+            damage in prop::option::of((any::<prop::sample::Index>(), any::<bool>())),
+        ) {
+            let mut logits: Vec<f32> = levels.into_iter().map(f32::from).collect();
+            if let (Some((index, nan)), false) = (damage, logits.is_empty()) {
+                let token = index.index(logits.len());
+                logits[token] = if nan { f32::NAN } else { f32::INFINITY };
+                let found = likeliest(&logits).unwrap_err();
+                let at_token = |error| matches!(error, SamplingError::NotFinite { token: at, .. } if at == token);
+                prop_assert!(at_token(found));
+            } else {
+                let mut best = None;
+                for (token, &logit) in (0..).zip(&logits) {
+                    if best.is_none_or(|(_, most)| logit > most) {
+                        best = Some((token, logit));
+                    }
+                }
+                prop_assert_eq!(likeliest(&logits).ok(), best.map(|(token, _)| token));
+            }
+        }
     }
 
     #[test]
