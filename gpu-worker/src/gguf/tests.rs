@@ -225,7 +225,8 @@ fn arrays_of_arrays_end_somewhere() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Whatever bytes change: an error or a file whose tensors can all be read.
+    /// Whatever bytes change: an error or a file whose tensors can all be read, but for those of types of activations: a model is
+    /// refused for them.
     #[test]
     fn changed_bytes_never_panic(
         changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
@@ -241,8 +242,10 @@ proptest! {
         }
         if let Ok(gguf) = open(&bytes) {
             let mut reader = Cursor::new(&bytes);
-            for name in gguf.content().tensor_infos.keys() {
-                gguf.content().tensor(&mut reader, name, &Device::Cpu).unwrap();
+            for (name, info) in &gguf.content().tensor_infos {
+                let of_activations = matches!(info.ggml_dtype, GgmlDType::Q8_1 | GgmlDType::Q8K);
+                let tensor = gguf.content().tensor(&mut reader, name, &Device::Cpu);
+                assert!(of_activations || tensor.is_ok(), "{info:?}");
             }
         }
     }
