@@ -17,8 +17,15 @@ def enter(name, packages, variables=()):
     wanted = "\n".join(packages)
     if not stamp.exists() or stamp.read_text() != wanted:
         print(f"installing {' '.join(packages)} into {home}", file=sys.stderr)
-        subprocess.run([sys.executable, "-m", "venv", home], check=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", *packages], check=True, stdout=sys.stderr)
+        run(sys.executable, "-m", "venv", home)
+        run(python, "-m", "pip", "install", "--quiet", *packages)
         stamp.write_text(wanted)
     environment = os.environ | dict(variables) | {"HINDSIGHT_PEERS": name}
     os.execve(python, [str(python), *sys.argv], environment)
+
+
+def run(*command):
+    """Runs a command, and ends the program with a way out if it fails."""
+    if status := subprocess.run(command, stdout=sys.stderr).returncode:
+        shown = " ".join(map(str, command))
+        sys.exit(f"error: {shown}: ended with {status}\nhint: it needs python3-venv, a C++ compiler, and pip's way to packages")
