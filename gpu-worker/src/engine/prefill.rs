@@ -6,7 +6,7 @@ use candle_core::Tensor;
 use hindsight_protocol::profile::{Activity, Detail};
 
 use super::watched::{Left, Watched};
-use super::{Engine, EngineError, Event, Listener, is_cancelled};
+use super::{Engine, EngineError, Event, Listener};
 use crate::model::{Logits, ModelError};
 
 /// Tokens that go through the model at once, at most: enough that weights are read rarely, few enough that
@@ -28,9 +28,6 @@ impl Engine<'_> {
         let chunk_tokens = rest.len().div_ceil(chunks).max(1);
         let mut logits = None;
         for chunk in rest.chunks(chunk_tokens) {
-            if is_cancelled(cancelled) {
-                return Ok(None);
-            }
             let end = start + chunk.len();
             let wanted = if end == prompt.len() { Logits::Last } else { Logits::None };
             let since = self.recorder().now();

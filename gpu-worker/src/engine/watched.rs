@@ -67,10 +67,10 @@ impl Attention for Watched<'_> {
         k: &Tensor,
         v: &Tensor,
     ) -> AttentionResult {
-        let out = self.attention.forward(layer, start, q, k, v)?;
         if is_cancelled(self.cancelled) {
             return Err(Left::Cancelled.into());
         }
+        let out = self.attention.forward(layer, start, q, k, v)?;
         if self.told.elapsed() >= TELL_EVERY {
             self.told = Instant::now();
             let read = start + q.dim(0)? * layer / self.layers;

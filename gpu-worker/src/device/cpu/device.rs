@@ -64,10 +64,10 @@ impl<'a> CpuDevice<'a> {
     ) -> Result<(), DeviceError> {
         let Chunk { layer, start, .. } = chunk;
         let Self { arena, slabs, kernels, parts, pools, selected, .. } = self;
-        let kv_heads = arena.geometry().kv_heads;
-        let per_head = queries.len() / kv_heads as usize;
+        let per_head = queries.len() / arena.geometry().kv_heads as usize;
         let heads = queries.chunks_exact(per_head).zip(out.chunks_exact_mut(per_head));
-        for ((kv_head, head), (query, out)) in (0..kv_heads).zip(0..).zip(heads) {
+        for (kv_head, (query, out)) in (0_u32..).zip(heads) {
+            let head = kv_head as usize;
             selections.next(head, selected)?;
             // The indexer is at the next head meanwhile.
             let since = selections.recorder().now();
@@ -78,10 +78,12 @@ impl<'a> CpuDevice<'a> {
                 let blocks = |_, tokens| blocks_of(view, tokens);
                 parts.attend_all(kernels, query, view.tokens(), blocks, out, pools.team());
             } else {
-                let of_part = selected.chunks(PART_TOKENS / view.block_tokens());
-                let count = of_part.len();
-                let of_part = |part| of_part.clone().nth(part).unwrap_or_default();
-                let blocks = |_, part| of_part(part).iter().flat_map(|&block| runs(view, block));
+                let part_blocks = PART_TOKENS / view.block_tokens();
+                let count = selected.len().div_ceil(part_blocks);
+                let blocks = |_, part| {
+                    let of_part = selected[part * part_blocks..].iter().take(part_blocks);
+                    of_part.flat_map(|&block| runs(view, block))
+                };
                 parts.attend(kernels, query, count, blocks, out, pools.team());
             }
             let of_head = Detail { kv_head: Some(kv_head), ..chunk.detail() };
