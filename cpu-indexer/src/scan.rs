@@ -2,9 +2,9 @@
 
 use hindsight_protocol::arena::HeadBlocks;
 
-use crate::kernels::{GroupQuery, Kernels, Scores, fetch};
+use crate::kernels::{GroupQuery, Kernels, Run, Scores, fetch};
 
-/// Keys that are handed to the kernels at once, while as many are fetched.
+/// Keys that are handed to the kernels at once, while as many are fetched; how far ahead they are fetched in any case.
 const BATCH: usize = 64;
 
 /// Keys of some tokens, where they lie.
@@ -18,12 +18,28 @@ pub(crate) fn score_all(
     scores: &mut Scores,
 ) {
     scores.resize(view.tokens());
+    if kernels.has_runs_of(view.head_dim()) {
+        score_blocks(kernels, view, query, scores);
+        return;
+    }
     let mut token = 0;
     score_batches(kernels, view, query, scores, 0, |rows| {
         let count = run(view, token, rows);
         token += count;
         count
     });
+}
+
+/// Scores every key of `view` block by block.
+fn score_blocks(kernels: Kernels, view: HeadBlocks<'_>, query: &GroupQuery, scores: &mut Scores) {
+    let dtype = view.dtype();
+    let keys = |block| if block < view.blocks() { view.keys(block) } else { &[] };
+    let far = (BATCH / view.block_tokens()).max(1);
+    for block in 0..view.blocks() {
+        let (next, later) = (keys(block + 1), keys(block + far));
+        let run = Run { dtype, keys: keys(block), next, later };
+        kernels.score_run(query, run, scores, block * view.block_tokens());
+    }
 }
 
 /// Scores the keys of `tokens`; column `first + i` of `scores`, which has to be there, is `tokens[i]`.

@@ -2,7 +2,7 @@
 
 use hindsight_protocol::geometry::KvDtype;
 
-use super::{CODE_GROUP, CODE_WORDS, GroupQuery, Isa, Kernels, LANES, Scores, scalar};
+use super::{CODE_GROUP, CODE_WORDS, GroupQuery, Isa, Kernels, LANES, Run, Scores, scalar};
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, avx512};
 
@@ -42,6 +42,33 @@ impl Kernels {
         let stride = scores.stride();
         let out = &mut scores.values_mut()[column..];
         dispatch!(self, score_rows(dtype, query, rows, ahead, out, stride));
+    }
+
+    /// Whether there is a kernel for keys of `head_dim` elements that lie one after the other: [`Kernels::score_run`].
+    #[must_use]
+    pub fn has_runs_of(self, head_dim: usize) -> bool {
+        match self.isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => avx512::has_runs_of(head_dim),
+            _ => false,
+        }
+    }
+
+    /// As [`Kernels::score_rows`], for keys that lie one after the other.
+    ///
+    /// # Panics
+    /// If there is no kernel for them, they are not whole, or the columns do not exist.
+    pub fn score_run(self, query: &GroupQuery, run: Run<'_>, scores: &mut Scores, column: usize) {
+        let count = run.keys.len() / query.head_dim();
+        assert!(self.has_runs_of(query.head_dim()) && run.keys.len() == count * query.head_dim());
+        assert!(column + count <= scores.len() && query.group() == scores.group());
+        #[cfg(target_arch = "x86_64")]
+        {
+            let stride = scores.stride();
+            let out = &mut scores.values_mut()[column..];
+            // SAFETY: there is a kernel, so the processor has its instruction set.
+            unsafe { avx512::score_run(query, run, out, stride) };
+        }
     }
 
     /// Replaces scores by `exp(score − max)`, where `max` is the largest of them, and returns `max` and their sum: the logarithm

@@ -3,6 +3,8 @@
 //! Every path computes what the scalar path computes. Scores differ from it by rounding only: the AVX-512 path scores
 //! bfloat16 keys with the processor's bfloat16 dot product, which rounds the query to bfloat16 too.
 
+use hindsight_protocol::geometry::KvDtype;
+
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
@@ -101,6 +103,20 @@ impl Kernels {
     pub const fn isa(self) -> Isa {
         self.isa
     }
+}
+
+/// Keys ([keys, head_dim]) that lie one after the other, and where those lie that come after them: as many, or fewer, are fetched
+/// while these are scored.
+#[derive(Debug, Clone, Copy)]
+pub struct Run<'a> {
+    /// Element type.
+    pub dtype: KvDtype,
+    /// The keys.
+    pub keys: &'a [u16],
+    /// Those that come next, for the first-level cache.
+    pub next: &'a [u16],
+    /// Those that come later, for the second-level cache.
+    pub later: &'a [u16],
 }
 
 /// `ln 2` in two parts, of which the first has trailing zeros enough for exact products with small integers.

@@ -4,26 +4,35 @@ use half::{bf16, f16};
 use hindsight_protocol::geometry::KvDtype;
 use proptest::prelude::*;
 
-use super::{CODE_GROUP, CODE_WORDS, GroupQuery, Isa, Kernels, LANES, Scores, scalar};
+use super::{CODE_GROUP, CODE_WORDS, GroupQuery, Isa, Kernels, LANES, Run, Scores, scalar};
 
 fn vectorised() -> impl Iterator<Item = Kernels> {
     Isa::available().into_iter().filter(|isa| *isa != Isa::Scalar).filter_map(Kernels::of)
 }
 
-fn score(kernels: Kernels, dtype: KvDtype, query: &GroupQuery, keys: &[u16]) -> Vec<Vec<f32>> {
+/// Scores of every kernel that there is for `keys`, [kernel, head, key]: as a list of rows, and as a run.
+fn score(kernels: Kernels, dtype: KvDtype, query: &GroupQuery, keys: &[u16]) -> Vec<Vec<Vec<f32>>> {
     let rows: Vec<&[u16]> = keys.chunks(query.head_dim()).collect();
     let mut scores = Scores::new(query.group());
     scores.resize(rows.len() + 3);
+    let of_heads =
+        |scores: &Scores| (0..query.group()).map(|head| scores.head(head)[3..].to_vec()).collect();
     kernels.score_rows(dtype, query, &rows, &rows, &mut scores, 3);
-    (0..query.group()).map(|head| scores.head(head)[3..].to_vec()).collect()
+    let mut found = vec![of_heads(&scores)];
+    if kernels.has_runs_of(query.head_dim()) {
+        scores.values_mut().fill(f32::NAN);
+        kernels.score_run(query, Run { dtype, keys, next: keys, later: &[] }, &mut scores, 3);
+        found.push(of_heads(&scores));
+    }
+    found
 }
 
 proptest! {
     #[test]
     fn scores_agree_within_the_rounding_of_the_type(
         group in 1_usize..10,
-        dim in (1_usize..17).prop_map(|parts| parts * 16),
-        rows in 0_usize..19,
+        dim in prop_oneof![Just(64), Just(128), (1_usize..17).prop_map(|parts| parts * 16)],
+        rows in 0_usize..140,
         seed in any::<u64>(),
     ) {
         let mut random = fastrand(seed);
@@ -36,9 +45,11 @@ proptest! {
                 KvDtype::F16 => f16::from_f32(*value).to_bits(),
                 KvDtype::Bf16 => bf16::from_f32(*value).to_bits(),
             }).collect();
-            let expected = score(Kernels { isa: Isa::Scalar }, dtype, &query, &keys);
-            for kernels in vectorised() {
-                let found = score(kernels, dtype, &query, &keys);
+            let expected = score(Kernels { isa: Isa::Scalar }, dtype, &query, &keys).remove(0);
+            let found = vectorised().flat_map(|kernels| {
+                score(kernels, dtype, &query, &keys).into_iter().map(move |found| (kernels, found))
+            });
+            for (kernels, found) in found {
                 for head in 0..group {
                     for row in 0..rows {
                         // The sum of magnitudes bounds what rounding each product can do.

@@ -8,6 +8,8 @@
     reason = "loops over registers read as what they compile to"
 )]
 
+mod run;
+
 use std::arch::x86_64::*;
 
 use half::bf16;
@@ -15,6 +17,7 @@ use hindsight_protocol::geometry::KvDtype;
 
 use super::codes::{self, Bytes};
 use super::{CODE_WORDS, GroupQuery, ROWS, dense, fetch, fetch_far, fetch_near, four_of, scalar};
+pub(super) use run::{has_runs_of, score_run};
 
 /// Heads that are scored together: with [`ROWS`] rows they fill half of the registers with sums.
 const HEADS: usize = 4;
