@@ -11,9 +11,9 @@ use super::{CODE_GROUP, CODE_WORDS, fetch_near, scalar};
 const HEADS: usize = 4;
 /// Vectors of keys that are ranked together, so that each table is loaded once for both.
 const VECTORS: usize = 2;
-/// Bytes of codes between those that are looked up and those that are fetched meanwhile: the processor's own prefetcher
-/// stops at each page.
-const CODES_AHEAD: usize = 4096;
+/// Bytes of codes between those that are looked up and those that are fetched meanwhile, line by line: the processor's own
+/// prefetcher stops at each page.
+const CODES_AHEAD: usize = 8192;
 
 /// A token that proves that the processor has an instruction set, and the operations on its vectors of bytes.
 ///
@@ -80,13 +80,9 @@ pub(super) fn scan<S: Bytes>(
     let subspaces = tables.len() / best.len();
     let keys = VECTORS * S::LANES;
     let bytes = keys * subspaces / 2;
-    let mut ahead = codes.chunks_exact(bytes).skip(CODES_AHEAD.div_ceil(bytes));
     let mut codes = codes.chunks_exact(bytes);
     let mut ranks = ranks.chunks_exact_mut(keys);
     for (codes, ranks) in codes.by_ref().zip(ranks.by_ref()) {
-        for line in ahead.next().unwrap_or(&[]).chunks(64) {
-            fetch_near(line.as_ptr());
-        }
         for first in (0..best.len()).step_by(HEADS) {
             let tables = &tables[first * subspaces..];
             match best.len() - first {
@@ -116,6 +112,7 @@ fn rank<S: Bytes, const H: usize>(
     let group_bytes = subspaces / 2 * CODE_GROUP;
     assert!(tables.len() >= H * subspaces && ranks.len() == VECTORS * S::LANES);
     assert!(codes.len() == subspaces / 2 * ranks.len() && codes.len().is_multiple_of(group_bytes));
+    let ahead = codes.as_ptr().wrapping_add(CODES_AHEAD);
     let nibble = s.splat(15);
     let mut distances = [[s.splat(0); VECTORS]; H];
     // A pointer for each head leaves the loop no addresses to compute.
@@ -124,6 +121,9 @@ fn rank<S: Bytes, const H: usize>(
         of_head[head] = tables[head * subspaces..].as_ptr();
     }
     for pair in 0..subspaces / 2 {
+        for line in 0..VECTORS * S::LANES / 64 {
+            fetch_near(ahead.wrapping_add((pair * VECTORS * S::LANES / 64 + line) * 64));
+        }
         let mut codes_of = [[nibble; VECTORS]; 2];
         for vector in 0..VECTORS {
             let key = vector * S::LANES;
