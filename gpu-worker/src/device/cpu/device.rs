@@ -13,9 +13,9 @@ use super::{
 use crate::device::{AttentionDevice, Chunk, DeviceError, Selections, with_slice};
 use crate::threads::Pools;
 
-/// Tokens of the selected blocks that a thread attends to at a time: some ten microseconds' work. What a selection is cut into does
+/// Tokens of the selected blocks that a thread attends to at a time: some twenty microseconds' work. What a selection is cut into does
 /// not depend on the threads, and so neither does the result.
-const PART_TOKENS: usize = 512;
+const PART_TOKENS: usize = 1024;
 const _: () = assert!(PART_TOKENS.is_multiple_of(MAX_BLOCK_TOKENS));
 
 /// The CPU.
